@@ -1,0 +1,41 @@
+# Everything that is done with this project; `make help` lists it.
+PYTHON ?= python3
+ARGS ?=
+BIN := .venv/bin
+INSTALLED := .venv/.installed
+
+.DEFAULT_GOAL := help
+.PHONY: help train test lint format tensorboard clean
+
+help: ## list what there is
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
+	@echo
+	@echo '  ARGS="..." passes flags on: make train ARGS="--accelerator cpu --max_epochs 3"'
+
+$(INSTALLED): requirements.txt
+	@$(PYTHON) -c 'import sys; (3, 10) <= sys.version_info < (3, 14) or sys.exit("Python 3.10 to 3.13 is needed, this is " + sys.version.split()[0])'
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --requirement requirements.txt
+	@touch $@
+
+train: $(INSTALLED) ## train the network, test it, and print a summary
+	$(BIN)/python scripts/train.py $(ARGS)
+
+test: $(INSTALLED) ## run the tests (GPA_CSV=path/to/GPA.csv includes those on the real table)
+	$(BIN)/python -m pytest $(ARGS)
+
+lint: $(INSTALLED) ## check style and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: $(INSTALLED) ## format the code
+	$(BIN)/ruff check --fix --quiet .
+	$(BIN)/ruff format --quiet .
+
+tensorboard: $(INSTALLED) ## show the curves at http://localhost:6006
+	$(BIN)/tensorboard --logdir lightning_logs --host 127.0.0.1 $(ARGS)
+
+clean: ## remove the virtual environment and caches; runs in lightning_logs stay
+	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis build *.egg-info
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,374 @@
+"""Downloads from real servers on this machine, good ones and bad ones."""
+
+import logging
+import socket
+import ssl
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gpa_lightning.data.download import DownloadError, fetch
+from gpa_lightning.data.sources import ADDRESSES, FEATURES, DataError, load_table
+
+Answer = Callable[[BaseHTTPRequestHandler], None]
+HOSTS = ("people.cs.umass.edu", "raw.githubusercontent.com")
+BODY = b"a,b\n1,2\n" * 1000
+
+
+class Handler(BaseHTTPRequestHandler):
+    """Answers as the test says; as a proxy for https, it is itself the server behind it."""
+
+    def do_GET(self) -> None:
+        self.server.seen.append(f"{self.headers['Host']}{self.path}")
+        self.server.answer(self)
+
+    def do_CONNECT(self) -> None:
+        self.server.seen.append(f"CONNECT {self.path}")
+        self.send_response(200)
+        self.end_headers()
+        try:
+            self.connection = self.server.tls.wrap_socket(self.connection, server_side=True)
+        except OSError:  # the client does not like the certificate
+            return
+        self.rfile = self.connection.makefile("rb")
+        self.wfile = self.connection.makefile("wb", buffering=0)
+        self.close_connection = False  # so that the request inside is handled next
+
+    def finish(self) -> None:
+        super().finish()
+        self.connection.close()
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+class Server(ThreadingHTTPServer):
+    daemon_threads = True
+    answer: Answer
+    tls: ssl.SSLContext
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self.server_port}"
+        self.seen: list[str] = []
+        self.gone = threading.Event()
+
+    def handle_error(self, *_: object) -> None:
+        pass  # clients here go away in the middle, on purpose
+
+
+@pytest.fixture
+def server(nowhere: Path) -> Iterator[Server]:
+    with Server() as server:
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        yield server
+        server.gone.set()
+        server.shutdown()
+        thread.join()
+
+
+def body(content: bytes, length: int | None = -1, status: int = 200) -> Answer:
+    """Answer with some content and its length, or another length, or none."""
+
+    def answer(request: BaseHTTPRequestHandler) -> None:
+        request.send_response(status)
+        if length is not None:
+            request.send_header("Content-Length", str(len(content) if length == -1 else length))
+        request.end_headers()
+        request.wfile.write(content)
+
+    return answer
+
+
+def redirect(location: str) -> Answer:
+    def answer(request: BaseHTTPRequestHandler) -> None:
+        request.send_response(302)
+        request.send_header("Location", location)
+        request.end_headers()
+
+    return answer
+
+
+def in_chunks(*chunks: bytes, ended: bool = True) -> Answer:
+    def answer(request: BaseHTTPRequestHandler) -> None:
+        request.protocol_version = "HTTP/1.1"
+        request.send_response(200)
+        request.send_header("Transfer-Encoding", "chunked")
+        request.end_headers()
+        for chunk in chunks:
+            request.wfile.write(b"%x\r\n%s\r\n" % (len(chunk), chunk))
+        if ended:
+            request.wfile.write(b"0\r\n\r\n")
+        request.close_connection = True
+
+    return answer
+
+
+def dripping(*parts: bytes, every: float) -> Answer:
+    """Answer with raw bytes, one part after the other, the last one for ever."""
+
+    def answer(request: BaseHTTPRequestHandler) -> None:
+        for part in parts:
+            request.wfile.write(part)
+        while not request.server.gone.wait(every):
+            request.wfile.write(parts[-1])
+
+    return answer
+
+
+def get(server: Server, destination: Path, **options: Any) -> bytes:
+    url = f"{server.url}/folder/..%2f..%2fetc/passwd"
+    return fetch(url, destination, Path.read_bytes, schemes=("http",), **options)
+
+
+@pytest.mark.parametrize("answer", [body(BODY), body(BODY, None), in_chunks(BODY[:99], BODY[99:])])
+def test_body_arrives_whole(
+    answer: Answer, server: Server, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    server.answer = answer
+    destination = tmp_path / "new" / "folder" / "GPA.csv"
+    assert get(server, destination) == BODY
+    assert destination.read_bytes() == BODY
+    assert [*destination.parent.iterdir()] == [destination]
+    assert capfd.readouterr().out == ""
+
+
+def test_redirects_are_followed(server: Server, tmp_path: Path) -> None:
+    def answer(request: BaseHTTPRequestHandler) -> None:
+        (body(BODY) if request.path == "/there" else redirect("/there"))(request)
+
+    server.answer = answer
+    assert get(server, tmp_path / "GPA.csv") == BODY
+
+
+BAD = {
+    "an error": (body(b"no", status=404), "HTTP status 404 Not Found"),
+    "a server error": (body(b"no", status=503), "HTTP status 503 Service Unavailable"),
+    "an early end": (body(BODY, len(BODY) + 1), "stopped too early, after 8,000 bytes"),
+    "an early end without length": (body(BODY[:-1], None), "stopped too early, after 7,999 bytes"),
+    "an early end of chunks": (in_chunks(BODY, ended=False), "IncompleteRead"),
+    "nothing": (body(b"", None), "stopped too early, after 0 bytes"),
+    "no HTTP": (dripping(b"\0" * 70_000, every=9), "more than 65536 bytes when reading status"),
+    "a length of words": (body(BODY, "many"), "invalid literal for int"),
+    "a huge announcement": (body(BODY, 10**12), "sends more than 10,000 bytes"),
+    "a huge body": (body(BODY * 2, None), "sends more than 10,000 bytes"),
+    "huge chunks": (in_chunks(*[BODY] * 9), "sends more than 10,000 bytes"),
+    "a loop": (redirect("/again"), "would lead to an infinite loop"),
+    "a redirect to a file": (redirect("file:///etc/passwd"), "file:///etc/passwd' is not allowed"),
+    "a redirect to https": (redirect("https://127.0.0.1:9/"), "which is not http"),
+    "a redirect to nowhere": (redirect("http://127.0.0.1:9/"), "Connection refused"),
+}
+
+
+@pytest.mark.parametrize(("answer", "message"), BAD.values(), ids=BAD)
+def test_bad_answer_is_explained_and_leaves_nothing(
+    answer: Answer, message: str, server: Server, tmp_path: Path
+) -> None:
+    server.answer = answer
+    destination = tmp_path / "GPA.csv"
+    destination.write_bytes(b"earlier")
+    with pytest.raises(DownloadError) as caught:
+        get(server, destination, size_limit=10_000)
+    assert str(caught.value).startswith(server.url.removeprefix("http://"))
+    assert message in str(caught.value)
+    assert len(str(caught.value).splitlines()) == 1
+    assert destination.read_bytes() == b"earlier"
+    assert [path.name for path in tmp_path.iterdir() if path.is_file()] == ["GPA.csv"]
+
+
+STALLS = {
+    "before the answer": dripping(b"", every=9),
+    "in the headers": dripping(b"HTTP/1.0 200 OK\r\n", b"X: y\r\n", every=0.05),
+    "before the body": dripping(b"HTTP/1.0 200 OK\r\n\r\n", b"", every=9),
+    "in the body": dripping(b"HTTP/1.0 200 OK\r\n\r\n", b"1,2\n", b"", every=9),
+    "never": dripping(b"HTTP/1.0 200 OK\r\n\r\n", b"1,2\n", every=0.05),
+    "in a chunk's size": dripping(
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n1\r\n7\r\n", b"0", every=0.05
+    ),
+}
+
+
+@pytest.mark.parametrize("answer", STALLS.values(), ids=STALLS)
+def test_server_that_stalls_is_given_up(answer: Answer, server: Server, tmp_path: Path) -> None:
+    server.answer = answer
+    start = time.monotonic()
+    with pytest.raises(DownloadError, match="no answer, gave up after"):
+        get(server, tmp_path / "GPA.csv", start_timeout=0.3, read_timeout=0.3, total_timeout=0.6)
+    assert time.monotonic() - start < 5
+    assert not [path for path in tmp_path.iterdir() if path.is_file()]
+
+
+def test_what_the_check_raises_is_passed_on_and_nothing_is_kept(
+    server: Server, tmp_path: Path
+) -> None:
+    def check(file: Path) -> None:
+        assert file.read_bytes() == BODY
+        assert file.suffix == ".csv"
+        raise ValueError("not mine")
+
+    server.answer = body(BODY)
+    with pytest.raises(ValueError, match="not mine"):
+        fetch(server.url, tmp_path / "GPA.csv", check, schemes=("http",))
+    assert not [path for path in tmp_path.iterdir() if path.is_file()]
+
+
+def test_destination_that_cannot_be_written_is_explained(server: Server, tmp_path: Path) -> None:
+    server.answer = body(BODY)
+    (tmp_path / "file").touch()
+    with pytest.raises(DownloadError, match=r"GPA\.csv: cannot be written: "):
+        get(server, tmp_path / "file" / "GPA.csv")
+    (tmp_path / "GPA.csv").mkdir()
+    with pytest.raises(DownloadError, match=r"GPA\.csv: cannot be written: "):
+        get(server, tmp_path / "GPA.csv")
+
+
+@pytest.mark.parametrize("url", ["http://127.0.0.1:9/", "file:///etc/passwd", "ftp://a/", "a"])
+def test_only_https_is_asked(url: str, tmp_path: Path) -> None:
+    with pytest.raises(DownloadError, match="is not https"):
+        fetch(url, tmp_path / "GPA.csv", Path.read_bytes)
+    assert not [*tmp_path.iterdir()]
+
+
+# The published table, over https as users get it: the test's server is their proxy
+
+
+@pytest.fixture(scope="module")
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a certificate with its key, of the published addresses but signed by itself."""
+    path = tmp_path_factory.mktemp("certificate") / "both.pem"
+    public = path.with_name("certificate.pem")
+    names = ",".join(f"DNS:{host}" for host in HOSTS)
+    command = "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2"
+    extensions = f"-addext subjectAltName={names} -addext keyUsage=digitalSignature,keyCertSign"
+    try:
+        subprocess.run(
+            [
+                *command.split(),
+                *extensions.split(),
+                "-subj",
+                "/CN=test",
+                "-keyout",
+                path,
+                "-out",
+                public,
+            ],
+            check=True,
+            capture_output=True,
+        )
+    except FileNotFoundError:
+        pytest.skip("needs openssl to make a certificate")
+    path.write_bytes(path.read_bytes() + public.read_bytes())
+    return path
+
+
+@pytest.fixture
+def proxy(server: Server, certificate: Path, monkeypatch: pytest.MonkeyPatch) -> Server:
+    """Return a server that everything over https goes to, and whose certificate is trusted."""
+    server.tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    server.tls.load_cert_chain(certificate)
+    monkeypatch.setenv("https_proxy", server.url)
+    monkeypatch.setenv("SSL_CERT_FILE", str(certificate.with_name("certificate.pem")))
+    return server
+
+
+def published(rows: int = 43_303) -> bytes:
+    return (",".join([*FEATURES, "gpa"]) + "\n" + "1,2,3,4,5,6,7,8,9,1\n" * rows).encode()
+
+
+def headerless(rows: int = 43_303) -> bytes:
+    return b"0,1,1,2,3,4,5,6,7,8,9,1\n" * rows
+
+
+def test_table_is_downloaded_once_and_then_cached(proxy: Server) -> None:
+    proxy.answer = body(published())
+    first = load_table("auto")
+    assert first.provenance.kind == "download"
+    assert first.provenance.location == ADDRESSES[0]
+    assert first.provenance.rows == 43_303
+    proxy.answer = body(b"", status=500)
+    for source in ("auto", "download"):
+        again = load_table(source)
+        assert again.provenance.kind == "cache"
+        assert again.provenance.sha256 == first.provenance.sha256
+    assert len([url for url in proxy.seen if "CONNECT" not in url]) == 1
+    cached = Path(again.provenance.location)
+    cached.write_bytes(cached.read_bytes()[:-99])  # damaged: it is downloaded again
+    proxy.answer = body(published())
+    assert load_table("download").provenance == first.provenance
+    assert [*cached.parent.iterdir()] == [cached]
+
+
+@pytest.mark.parametrize(
+    "first",
+    [
+        body(b"gone", status=404),
+        body(b"<html>Welcome to this hotel's network</html>"),
+        body(published(43_302)),
+        body(published(), len(published()) + 7),
+        body(published()[:-3] + b"\n", None),
+        body(b"a,b\n" + b"1,2\n" * 43_303),
+        redirect("http://people.cs.umass.edu/GPA.csv"),
+    ],
+    ids=["404", "HTML", "a row less", "truncated", "last row", "other columns", "to http"],
+)
+def test_second_address_is_taken_if_the_first_is_no_good(first: Answer, proxy: Server) -> None:
+    def answer(request: BaseHTTPRequestHandler) -> None:
+        (first if request.headers["Host"] == HOSTS[0] else body(headerless()))(request)
+
+    proxy.answer = answer
+    found = load_table("download")
+    assert found.provenance.location == ADDRESSES[1]
+    assert found.features[0].tolist() == [1, 2, 3, 4, 5, 6, 7, 8, 9]
+    assert found.feature_names == FEATURES
+
+
+def test_certificate_of_a_stranger_is_refused(
+    proxy: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("SSL_CERT_FILE")
+    proxy.answer = body(published())
+    with pytest.raises(DataError, match="certificate verify failed"):
+        load_table("download")
+    assert all(url.startswith("CONNECT") for url in proxy.seen)
+
+
+# No network
+
+
+def refusing() -> str:
+    """Return the address of a proxy that is not there."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return f"http://127.0.0.1:{free.getsockname()[1]}"
+
+
+def test_without_network_auto_warns_and_takes_the_twin(
+    nowhere: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("https_proxy", refusing())
+    assert load_table("auto").provenance.kind == "synthetic"
+    (record,) = caplog.records
+    assert record.levelno == logging.WARNING
+    assert record.message.startswith("TRAINING ON A SYNTHETIC TABLE")
+    assert "Connection refused" in record.message
+    with pytest.raises(DataError) as caught:
+        load_table("download")
+    assert all(host in str(caught.value) for host in HOSTS)
+    assert not [*nowhere.parent.glob("home/**/*.csv")]
+
+
+def test_network_that_swallows_everything_is_given_up_within_seconds(
+    nowhere: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        monkeypatch.setenv("https_proxy", f"http://127.0.0.1:{silent.getsockname()[1]}")
+        start = time.monotonic()
+        assert load_table("auto").provenance.kind == "synthetic"
+        assert time.monotonic() - start < 20

@@ -1,0 +1,305 @@
+"""The standardised split of a table, and the loaders of its three sets."""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+from collections.abc import Iterator
+from dataclasses import asdict
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from lightning.pytorch import LightningDataModule
+from lightning.pytorch.accelerators import CUDAAccelerator
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from gpa_lightning.data.loaders import BatchSampler, TableDataset, table_loader
+from gpa_lightning.data.sources import DataError, Provenance, Table, load_table
+
+log = logging.getLogger(__name__)
+
+EVALUATION_ROWS = 2048
+"""Rows a batch where no gradient is needed: large enough to be fast, small enough for a GPU."""
+
+_BLOCK_ROWS = 1 << 16  # rows standardised at a time, so that no second table is in memory
+
+SetName = Literal["training", "validation", "test"]
+
+
+class GPADataModule(LightningDataModule):
+    """Splits a table at random into training, validation and test set, standardised.
+
+    As in the lecture, a share of the rows is held out for the test and the features are
+    standardised by the mean and deviation of the training rows alone. A validation set, which the
+    lecture does without, comes out of the remaining rows.
+
+    Args:
+        source: Where the table comes from. ``auto``: ``path`` if given, else ``data/GPA.csv`` if
+            it is there, else an earlier download, else a download, else the synthetic twin.
+        path: A ``.csv``, ``.csv.gz`` or ``.parquet`` file, the target in its last column. The
+            environment variable ``GPA_CSV`` stands in for it.
+        batch_size: Rows a training batch, or ``full`` for all of them (full-batch training).
+        test_size: Share of all rows that is held out for the test.
+        val_size: Share of the remaining rows that is held out for validation. 0 is the lecture's
+            own set-up: the test set doubles as the validation set.
+        seed: Seed of the split and of the shuffling. By default that of ``--seed_everything``.
+        num_workers: Processes that gather batches in the background. The table is in memory, so
+            0 is the fastest.
+
+    Raises:
+        DataError: If the table is not to be had, not valid, or too short for the split.
+
+    Attributes:
+        in_features: Number of feature columns.
+        feature_names: Their names, in the network's order.
+        provenance: Which data these are.
+
+    Example:
+        >>> data = GPADataModule(source="synthetic")
+        >>> data.setup()
+        >>> x, y = next(iter(data.train_dataloader()))
+        >>> x.shape, y.shape, data.rows
+        (torch.Size([100, 9]), torch.Size([100, 1]), {'training': 27713, 'validation': 6929, 'test': 8661})
+    """  # noqa: E501 - the example's output
+
+    def __init__(
+        self,
+        source: Literal["auto", "file", "download", "synthetic"] = "auto",
+        path: str | None = None,
+        batch_size: int | Literal["full"] = 100,
+        test_size: float = 0.2,
+        val_size: float = 0.2,
+        seed: int | None = None,
+        num_workers: int = 0,
+    ) -> None:
+        super().__init__()
+        if batch_size != "full" and batch_size < 1:
+            raise DataError(
+                f"--data.batch_size must be a positive number or 'full', not {batch_size}"
+            )
+        if not 0 < test_size < 1:
+            raise DataError(f"--data.test_size must be above 0 and below 1, not {test_size}")
+        if not 0 <= val_size < 1:
+            raise DataError(f"--data.val_size must be at least 0 and below 1, not {val_size}")
+        self.source = source
+        self.path = path
+        self.batch_size = batch_size
+        self.test_size = test_size
+        self.val_size = val_size
+        self.seed = int(os.environ.get("PL_GLOBAL_SEED", "0")) if seed is None else seed
+        self.num_workers = num_workers
+        self.save_hyperparameters()
+        self.hparams["seed"] = self.seed
+        self._table: Table | None = None
+        self._feature_names: tuple[str, ...] = ()
+        self._target_name = ""
+        self._provenance: Provenance | None = None
+        self._sets: dict[SetName, TableDataset] = {}
+        self._scaler: dict[str, Tensor] = {}
+
+    def prepare_data(self) -> None:
+        """Load the table once a machine, which downloads it if need be."""
+        if not self._sets:
+            self._load()
+
+    def _load(self) -> Table:
+        if self._table is None:
+            self._table = load_table(self.source, self.path)
+            self._feature_names = self._table.feature_names
+            self._target_name = self._table.target_name
+            self._provenance = self._table.provenance
+        return self._table
+
+    @property
+    def feature_names(self) -> tuple[str, ...]:
+        """Names of the feature columns, in the network's order."""
+        return self._feature_names or self._load().feature_names
+
+    @property
+    def in_features(self) -> int:
+        """Number of feature columns."""
+        return len(self.feature_names)
+
+    @property
+    def provenance(self) -> Provenance:
+        """Which data these are."""
+        return self._provenance or self._load().provenance
+
+    @property
+    def rows(self) -> dict[SetName, int]:
+        """Number of rows of each set, once `setup` has run."""
+        return {name: len(dataset) for name, dataset in self._sets.items()}
+
+    def setup(self, stage: str | None = None) -> None:
+        """Split and standardise the table, once."""
+        if self._sets:
+            return
+        table, self._table = self._load(), None
+        order, training, validation = self._split(len(table.target))
+        self._fit_scaler(table.features, order[:training])
+
+        x = torch.empty(table.features.shape)
+        y = torch.empty(len(order), 1)
+        mean, scale = self._scaler["mean"].numpy(), self._scaler["scale"].numpy()
+        for block, rows in _blocks(order):
+            # standardised in double precision, as scikit-learn does it, and rounded once
+            x.numpy()[block] = (table.features[rows] - mean) / scale
+            y.numpy()[block, 0] = table.target[rows]
+        first_test_row = training + validation
+        test = slice(first_test_row, None)
+        parts: dict[SetName, slice] = {
+            "training": slice(training),
+            "validation": slice(training, first_test_row) if validation else test,
+            "test": test,
+        }
+        self._sets = {name: TableDataset(x[rows], y[rows]) for name, rows in parts.items()}
+        if not validation:
+            log.warning(
+                "The test set doubles as the validation set (--data.val_size 0), as in the "
+                "lecture: a test loss that guided the training flatters it."
+            )
+
+    def _split(self, rows: int) -> tuple[npt.NDArray[np.int64], int, int]:
+        """Draw the order of the rows and cut it into training, validation and test rows."""
+        test = math.ceil(self.test_size * rows)
+        validation = math.ceil(self.val_size * (rows - test))
+        training = rows - test - validation
+        if training < 2 or test < 2 or validation == 1:
+            raise DataError(
+                f"{self.provenance.location}: {rows} rows are too few for a split into "
+                f"{training} training, {validation} validation and {test} test rows, each of "
+                "which needs two; give more rows or change --data.test_size, --data.val_size"
+            )
+        return np.random.default_rng(self.seed).permutation(rows), training, validation
+
+    def _fit_scaler(
+        self, features: npt.NDArray[np.float64], training_rows: npt.NDArray[np.int64]
+    ) -> None:
+        from sklearn.preprocessing import StandardScaler  # slow to import, and `--help` needs none
+
+        if self._scaler:  # a checkpoint's
+            return
+        scaler = StandardScaler()
+        for _, rows in _blocks(training_rows):
+            scaler.partial_fit(features[rows])
+        self._scaler = {
+            "mean": torch.from_numpy(scaler.mean_),
+            "scale": torch.from_numpy(scaler.scale_),
+        }
+
+    def standardise(self, features: npt.NDArray[np.float64]) -> Tensor:
+        """Put raw scores into the network's units.
+
+        Args:
+            features: Shape ``(rows, in_features)``, columns in the order of `feature_names`.
+
+        Returns:
+            float32 of the same shape: zero mean and unit deviation over the training rows.
+        """
+        scaled = (features - self._scaler["mean"].numpy()) / self._scaler["scale"].numpy()
+        return torch.from_numpy(scaled.astype(np.float32))
+
+    def dataset(self, name: SetName) -> TableDataset:
+        """Return a set: features ``(rows, in_features)`` and target ``(rows, 1)``, float32."""
+        return self._sets[name]
+
+    def train_dataloader(self) -> DataLoader[Any]:
+        """Return the training set's batches, in a new order each epoch."""
+        batch_size = None if self.batch_size == "full" else self.batch_size
+        return self._loader("training", batch_size, shuffle=True)
+
+    def val_dataloader(self) -> DataLoader[Any]:
+        """Return the validation set's batches."""
+        return self.evaluation_dataloader("validation")
+
+    def test_dataloader(self) -> DataLoader[Any]:
+        """Return the test set's batches."""
+        return self.evaluation_dataloader("test")
+
+    def predict_dataloader(self) -> DataLoader[Any]:
+        """Return the test set's batches."""
+        return self.evaluation_dataloader("test")
+
+    def evaluation_dataloader(self, name: SetName) -> DataLoader[Any]:
+        """Return the batches of any set as for evaluation: large, in order, each row once."""
+        return self._loader(name, EVALUATION_ROWS, shuffle=False)
+
+    def transfer_batch_to_device(
+        self, batch: Any, device: torch.device, dataloader_idx: int
+    ) -> Any:
+        """Move a batch to the device; a full batch stays, its pieces move one by one."""
+        if self.batch_size == "full" and self.trainer is not None and self.trainer.training:
+            return batch
+        return super().transfer_batch_to_device(batch, device, dataloader_idx)
+
+    def _loader(self, name: SetName, batch_size: int | None, shuffle: bool) -> DataLoader[Any]:
+        dataset, trainer = self._sets[name], self.trainer
+        sampler = BatchSampler(
+            dataset,
+            batch_size,
+            shuffle,
+            self.seed,
+            num_replicas=trainer.world_size if trainer else 1,
+            rank=trainer.global_rank if trainer else 0,
+        )
+        on_gpu = trainer is not None and isinstance(trainer.accelerator, CUDAAccelerator)
+        return table_loader(dataset, sampler, self.num_workers, pin_memory=on_gpu)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what a checkpoint needs to predict from raw scores, and what it stands on."""
+        return {
+            "feature_names": list(self.feature_names),
+            "target_name": self._target_name,
+            "provenance": asdict(self.provenance),
+            "split": self._split_settings(),
+            **self._scaler,
+        }
+
+    def _split_settings(self) -> dict[str, Any]:
+        names = ("batch_size", "test_size", "val_size", "seed")
+        return {name: getattr(self, name) for name in names}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take over a checkpoint's scaler; a resumed training must go on with the same data.
+
+        Raises:
+            DataError: If the table, the split or the batch size is not the checkpoint's.
+        """
+        provenance = Provenance(**state_dict["provenance"])
+        scaler = {name: state_dict[name] for name in ("mean", "scale")}
+        if self._sets and self.trainer is not None and self.trainer.training:
+            now = {"data": self.provenance.sha256, **self._split_settings()}
+            then = {"data": provenance.sha256, **state_dict["split"]}
+            for name in now:
+                if now[name] != then[name]:
+                    raise DataError(
+                        f"cannot resume: --data.{name} is {now[name]}, but the checkpoint was "
+                        f"trained with {then[name]}; use the checkpoint's or start a new run"
+                    )
+        elif self._sets:
+            self._restandardise(scaler)
+        else:
+            self._feature_names = tuple(state_dict["feature_names"])
+            self._target_name = state_dict["target_name"]
+            self._provenance = provenance
+        self._scaler = scaler
+
+    def _restandardise(self, scaler: dict[str, Tensor]) -> None:
+        """Change the features from this table's units to the checkpoint's."""
+        factor = self._scaler["scale"] / scaler["scale"]
+        shift = (self._scaler["mean"] - scaler["mean"]) / scaler["scale"]
+        if len(shift) == self.in_features and not (factor.eq(1).all() and shift.eq(0).all()):
+            features = {dataset.tensors[0].data_ptr(): dataset for dataset in self._sets.values()}
+            for dataset in features.values():
+                x = dataset.tensors[0]
+                x.mul_(factor.float()).add_(shift.float())
+
+
+def _blocks(rows: npt.NDArray[np.int64]) -> Iterator[tuple[slice, npt.NDArray[np.int64]]]:
+    """Cut row numbers into blocks: where each lies among them, and the block itself."""
+    for start in range(0, len(rows), _BLOCK_ROWS):
+        yield slice(start, start + _BLOCK_ROWS), rows[start : start + _BLOCK_ROWS]

@@ -1,0 +1,152 @@
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from sklearn.preprocessing import StandardScaler
+
+from gpa_lightning import GPADataModule
+from gpa_lightning.data.sources import FEATURES, DataError
+
+
+def set_up(path, **settings) -> GPADataModule:
+    data = GPADataModule(path=str(path), **settings)
+    data.prepare_data()
+    data.setup()
+    return data
+
+
+def raw(data: GPADataModule, name: str) -> np.ndarray:
+    """The raw scores of a set, computed back from the standardised ones."""
+    state = data.state_dict()
+    x = data.dataset(name).tensors[0].double()
+    return (x * state["scale"] + state["mean"]).numpy()
+
+
+def test_the_sets_partition_the_table(table):
+    data = set_up(table)
+    assert data.rows == {"training": 343, "validation": 86, "test": 108}
+    rows = np.vstack([raw(data, name) for name in data.rows])
+    expected = pd.read_csv(table)[list(FEATURES)].to_numpy()
+    np.testing.assert_allclose(np.sort(rows, axis=0), np.sort(expected, axis=0), rtol=1e-6)
+    assert all(tensor.dtype == torch.float32 for tensor in data.dataset("training").tensors)
+
+
+def test_features_stay_with_their_target(table):
+    data = set_up(table)
+    frame = pd.read_csv(table)
+    pairs = set(zip(frame["physics"].round(2), frame["gpa"].round(4), strict=True))
+    for name in data.rows:
+        physics = raw(data, name)[:, 0].round(2)
+        target = data.dataset(name).tensors[1][:, 0].double().numpy().round(4)
+        assert set(zip(physics, target, strict=True)) <= pairs
+
+
+def test_the_scaler_is_scikit_learns_on_the_training_rows(table):
+    data = set_up(table)
+    scaler = StandardScaler().fit(raw(data, "training"))
+    np.testing.assert_allclose(data.state_dict()["mean"], scaler.mean_, rtol=1e-6)
+    np.testing.assert_allclose(data.state_dict()["scale"], scaler.scale_, rtol=1e-6)
+
+
+def test_no_held_out_row_influences_the_training_data(table, tmp_path):
+    data = set_up(table)
+    frame = pd.read_csv(table)
+    order = np.random.default_rng(data.seed).permutation(len(frame))
+    held_out = order[data.rows["training"] :]
+    frame.iloc[held_out] = frame.iloc[held_out] * -1000 + 5
+    changed = tmp_path / "changed.csv"
+    frame.to_csv(changed, index=False)
+    other = set_up(changed)
+    for before, after in zip(
+        data.dataset("training").tensors, other.dataset("training").tensors, strict=True
+    ):
+        assert torch.equal(before, after)
+    assert not torch.equal(data.dataset("test").tensors[0], other.dataset("test").tensors[0])
+
+
+def test_the_split_depends_on_the_seed_alone(table):
+    torch.manual_seed(7)
+    first, again, other = (
+        set_up(table, seed=1),
+        set_up(table, seed=1, batch_size=7),
+        set_up(table, seed=2),
+    )
+    x = first.dataset("test").tensors[0]
+    assert torch.equal(x, again.dataset("test").tensors[0])
+    assert not torch.equal(x, other.dataset("test").tensors[0])
+
+
+def test_the_seed_is_that_of_seed_everything(table, monkeypatch):
+    monkeypatch.setenv("PL_GLOBAL_SEED", "5")
+    assert GPADataModule(path=str(table)).seed == 5
+    assert GPADataModule(path=str(table), seed=6).seed == 6
+
+
+def test_without_validation_rows_the_test_set_doubles_and_the_program_says_so(table, caplog):
+    data = set_up(table, val_size=0)
+    assert data.rows == {"training": 429, "validation": 108, "test": 108}
+    assert torch.equal(data.dataset("validation").tensors[0], data.dataset("test").tensors[0])
+    assert "test set doubles as the validation set" in caplog.text
+
+
+def test_batches(table):
+    data = set_up(table, batch_size=100)
+    assert [len(x) for x, _ in data.train_dataloader()] == [100, 100, 100, 43]
+    data = set_up(table, batch_size="full")
+    assert [x.shape for x, _ in data.train_dataloader()] == [(343, 9)]
+
+
+def test_any_table_with_the_target_last(tmp_path):
+    frame = pd.DataFrame({"width": range(20), "height": range(20, 40), "price": range(40, 60)})
+    path = tmp_path / "houses.csv"
+    frame.to_csv(path, index=False)
+    data = set_up(path)
+    assert data.feature_names == ("width", "height")
+    assert data.in_features == 2
+
+
+def test_a_constant_feature_becomes_zeros(tmp_path, table):
+    frame = pd.read_csv(table).assign(math=500.0)
+    path = tmp_path / "constant.csv"
+    frame.to_csv(path, index=False)
+    data = set_up(path)
+    column = FEATURES.index("math")
+    assert data.dataset("test").tensors[0][:, column].eq(0).all()
+
+
+@pytest.mark.parametrize(
+    ("settings", "flag"),
+    [
+        ({"batch_size": 0}, "--data.batch_size"),
+        ({"test_size": 1.0}, "--data.test_size"),
+        ({"val_size": -0.1}, "--data.val_size"),
+    ],
+)
+def test_impossible_settings_name_their_flag(settings, flag):
+    with pytest.raises(DataError, match=flag):
+        GPADataModule(**settings)
+
+
+def test_too_few_rows_for_the_split(tmp_path, table):
+    path = tmp_path / "few.csv"
+    pd.read_csv(table).head(5).to_csv(path, index=False)
+    with pytest.raises(DataError, match=r"few\.csv: 5 rows are too few for a split into"):
+        set_up(path)
+
+
+def test_raw_scores_in_the_checkpoints_units(table):
+    data = set_up(table)
+    np.testing.assert_allclose(
+        data.standardise(raw(data, "test")), data.dataset("test").tensors[0], atol=1e-5
+    )
+
+
+def test_another_tables_features_are_put_into_the_checkpoints_units(table, tmp_path):
+    trained = set_up(table)
+    frame = pd.read_csv(table).sample(200, random_state=1)
+    path = tmp_path / "other.csv"
+    frame.to_csv(path, index=False)
+    other = set_up(path)
+    expected = trained.standardise(raw(other, "test"))
+    other.load_state_dict(trained.state_dict())
+    torch.testing.assert_close(other.dataset("test").tensors[0], expected, atol=1e-5, rtol=1e-4)

@@ -1,0 +1,72 @@
+from itertools import chain
+
+import pytest
+import torch
+
+from gpa_lightning.data.loaders import BatchSampler, TableDataset, table_loader
+
+
+def dataset(rows: int) -> TableDataset:
+    return TableDataset(torch.arange(rows, dtype=torch.float32).view(-1, 1), torch.zeros(rows, 1))
+
+
+def drawn(sampler: BatchSampler, rows: int, epoch: int = 0) -> list[list[int]]:
+    sampler.set_epoch(epoch)
+    table = torch.arange(rows)
+    return [table[batch].tolist() for batch in sampler]
+
+
+@pytest.mark.parametrize(("rows", "batch_size"), [(10, 3), (10, 5), (10, 10), (10, 99), (1, 1)])
+def test_an_epoch_has_every_row_once(rows, batch_size):
+    sampler = BatchSampler(dataset(rows), batch_size, shuffle=True)
+    batches = drawn(sampler, rows)
+    assert sorted(chain(*batches)) == list(range(rows))
+    assert len(batches) == len(sampler)
+    assert all(len(batch) == batch_size for batch in batches[:-1])
+
+
+def test_the_order_depends_on_seed_and_epoch_only():
+    torch.manual_seed(1)
+    first = drawn(BatchSampler(dataset(50), 7, shuffle=True, seed=3), 50, epoch=2)
+    torch.manual_seed(2)
+    sampler = BatchSampler(dataset(50), 7, shuffle=True, seed=3)
+    drawn(sampler, 50, epoch=1)
+    assert drawn(sampler, 50, epoch=2) == first
+    assert drawn(sampler, 50, epoch=3) != first
+    assert drawn(BatchSampler(dataset(50), 7, shuffle=True, seed=2), 50, epoch=3) != first
+
+
+def test_replicas_together_see_the_batches_of_a_single_process():
+    single = drawn(BatchSampler(dataset(40), 10, shuffle=True, seed=1), 40)
+    parts = [
+        drawn(BatchSampler(dataset(40), 5, True, 1, num_replicas=2, rank=rank), 40)
+        for rank in (0, 1)
+    ]
+    together = [sorted(a + b) for a, b in zip(*parts, strict=True)]
+    assert together == [sorted(batch) for batch in single]
+
+
+@pytest.mark.parametrize("shuffle", [True, False])
+def test_replicas_lose_no_row_and_pad_in_training_only(shuffle):
+    samplers = [
+        BatchSampler(dataset(11), 4, shuffle, num_replicas=3, rank=rank) for rank in range(3)
+    ]
+    rows = [list(chain(*drawn(sampler, 11))) for sampler in samplers]
+    assert set(chain(*rows)) == set(range(11))
+    lengths = [len(part) for part in rows]
+    assert lengths == ([4, 4, 4] if shuffle else [4, 4, 3])
+
+
+def test_a_full_batch_is_a_view_of_the_table():
+    table = dataset(20)
+    loader = table_loader(table, BatchSampler(table, batch_size=None, shuffle=True))
+    ((x, _),) = list(loader)
+    assert x.data_ptr() == table.tensors[0].data_ptr()
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_workers_change_nothing(num_workers):
+    table = dataset(33)
+    loader = table_loader(table, BatchSampler(table, 4, shuffle=True), num_workers)
+    expected = drawn(BatchSampler(table, 4, shuffle=True), 33)
+    assert [x[:, 0].int().tolist() for x, _ in loader] == expected

@@ -1,0 +1,46 @@
+import subprocess
+import sys
+
+import torch
+
+from gpa_lightning.denormals import flush_denormals
+
+COUNT = """
+import torch
+from gpa_lightning.denormals import flush_denormals
+torch.set_num_threads(4)
+tiny = torch.full((1 << 20,), 1e-40)  # the pool of worker threads exists from here on
+
+def denormals_left():
+    flush_denormals({after})
+    halved = tiny * 0.5
+    flush_denormals(False)  # reading them would flush them too
+    return int((halved != 0).sum())
+
+print(denormals_left())
+"""
+
+
+def denormals_left(enabled: bool) -> int:
+    program = COUNT.format(after=enabled)
+    output = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True
+    )
+    return int(output.stdout)
+
+
+def test_every_thread_flushes_and_none_afterwards():
+    if not flush_denormals(False):  # unsupported: nothing to see
+        return
+    if sys.platform == "linux":
+        assert denormals_left(enabled=True) == 0
+    assert denormals_left(enabled=False) == 1 << 20
+
+
+def test_results_change_by_less_than_rounding():
+    torch.manual_seed(0)
+    values = torch.randn(10_000) * torch.logspace(-38, 0, 10_000)
+    flush_denormals(True)
+    flushed = values * 0.9
+    flush_denormals(False)
+    torch.testing.assert_close(flushed, values * 0.9, rtol=0, atol=1.2e-38)

@@ -1,0 +1,69 @@
+import pytest
+import torch
+from torch.nn.functional import mse_loss
+
+from gpa_lightning import FullyConnectedNetwork
+from gpa_lightning.losses import evaluation_mse, mse_in_pieces, weight_norm
+
+
+@pytest.mark.parametrize("norm", ["l1", "l2"])
+def test_the_norm_is_that_of_the_vector_of_all_weights(norm):
+    network = FullyConnectedNetwork(hidden_sizes=(7, 5))
+    vector = torch.cat([parameter.flatten() for parameter in network.parameters()])
+    expected = vector.abs().sum() if norm == "l1" else vector.square().sum().sqrt()
+    torch.testing.assert_close(weight_norm(network.parameters(), norm), expected)
+
+
+def test_the_norm_has_a_gradient_at_the_origin():
+    weight = torch.zeros(3, requires_grad=True)
+    weight_norm([weight], "l2").backward()
+    assert weight.grad.tolist() == [0, 0, 0]
+
+
+@pytest.mark.parametrize("rows", [1, 7, 32, 100, 1000])
+def test_pieces_give_the_loss_and_gradient_of_the_whole_batch(rows):
+    torch.manual_seed(0)
+    network = FullyConnectedNetwork(hidden_sizes=(32, 16))
+    x, y = torch.randn(100, 9), torch.randn(100, 1)
+    whole = mse_loss(network(x), y)
+    expected = torch.autograd.grad(whole, list(network.parameters()))
+
+    loss = mse_in_pieces(network, x, y, rows)
+    (3 * loss).backward()
+
+    torch.testing.assert_close(loss, whole)
+    for parameter, gradient in zip(network.parameters(), expected, strict=True):
+        torch.testing.assert_close(parameter.grad, 3 * gradient)
+
+
+def test_pieces_need_no_gradient_where_none_is_wanted():
+    network = FullyConnectedNetwork(hidden_sizes=(4,))
+    x, y = torch.randn(10, 9), torch.randn(10, 1)
+    with torch.no_grad():
+        loss = mse_in_pieces(network, x, y, 3)
+    torch.testing.assert_close(loss, mse_loss(network(x), y).detach())
+
+
+def test_pieces_keep_only_one_pieces_activations():
+    """Counted by what autograd saves: independent of the machine's memory."""
+    network = FullyConnectedNetwork(hidden_sizes=(64,))
+    x, y = torch.randn(4096, 9), torch.randn(4096, 1)
+    largest = 0
+
+    def note(tensor: torch.Tensor) -> torch.Tensor:
+        nonlocal largest
+        largest = max(largest, tensor.numel())
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+        mse_in_pieces(network, x, y, 128).backward()
+    assert 0 < largest <= 128 * 64
+
+
+def test_evaluation_is_exact_and_leaves_the_networks_mode_alone():
+    torch.manual_seed(0)
+    network = FullyConnectedNetwork(hidden_sizes=(16,), dropout=0.5)
+    x, y = torch.randn(50, 9), torch.randn(50, 1)
+    loss = evaluation_mse(network, x, y, rows=8)
+    assert network.training
+    assert loss == pytest.approx(mse_loss(network.eval()(x), y).item())

@@ -1,0 +1,104 @@
+"""Checkpoints as files: which one is meant, and reading one that may come from a stranger."""
+
+from __future__ import annotations
+
+import errno
+import pickle
+import stat
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import torch
+
+CHECKPOINT_FORMAT = 1
+"""What a checkpoint holds; raised by a change after which older checkpoints cannot be read."""
+
+VERSION = "0.1.0"
+"""The package's version, for ``pyproject.toml`` too: it has to be known without installing."""
+
+PROJECT_KEY = "gpa_lightning"
+DATA_KEY = "GPADataModule"
+
+
+class CheckpointError(ValueError):
+    """A checkpoint that is missing, damaged or not of this project: one line, with what to do."""
+
+
+def find_last(log_dir: Path) -> Path:
+    """Find the checkpoint that ``--ckpt_path last`` means: the newest ``last.ckpt`` of all runs.
+
+    Args:
+        log_dir: The folder that holds the runs.
+
+    Returns:
+        Its path.
+
+    Raises:
+        CheckpointError: If no run has left one.
+    """
+    candidates = list(log_dir.glob("*/checkpoints/last*.ckpt"))
+    if not candidates:
+        raise CheckpointError(
+            f"--ckpt_path last: no last.ckpt in any run below {log_dir}; "
+            "start a new run without --ckpt_path"
+        )
+    return max(candidates, key=lambda path: path.stat().st_mtime_ns)
+
+
+def stamp(checkpoint: dict[str, Any]) -> None:
+    """Record in a checkpoint which version of this project wrote it, and in which format.
+
+    Args:
+        checkpoint: Lightning's checkpoint dictionary, before it is saved.
+    """
+    checkpoint[PROJECT_KEY] = {"version": VERSION, "format": CHECKPOINT_FORMAT}
+
+
+def read_checkpoint(path: str | Path) -> dict[str, Any]:
+    """Read a checkpoint without running any code that it may contain.
+
+    Args:
+        path: A file written by this project's training.
+
+    Returns:
+        Lightning's checkpoint dictionary, tensors in host memory.
+
+    Raises:
+        CheckpointError: If the file is missing, damaged, unsafe, of another project, or in a
+            format that this version does not read.
+    """
+    path = Path(path)
+    try:
+        if not stat.S_ISREG(path.stat().st_mode):
+            raise OSError(errno.EINVAL, "it is not a regular file")
+        with path.open("rb") as file:
+            with zipfile.ZipFile(file) as archive:
+                # PyTorch does not compare the checksums, and would load flipped bits as weights
+                if archive.testzip() is not None:
+                    raise zipfile.BadZipFile
+            file.seek(0)
+            checkpoint = torch.load(file, map_location="cpu", weights_only=True)
+    except OSError as error:
+        raise CheckpointError(f"{path}: cannot be read: {error.strerror}") from error
+    except pickle.UnpicklingError as error:
+        raise CheckpointError(
+            f"{path}: refused, since it holds more than numbers and could run code"
+        ) from error
+    except Exception as error:  # a file that anyone may have made can raise anything
+        raise CheckpointError(f"{path}: not a checkpoint, or a damaged one") from error
+    if not (
+        isinstance(checkpoint, dict)
+        and isinstance(record := checkpoint.get(PROJECT_KEY), dict)
+        and DATA_KEY in checkpoint
+    ):
+        raise CheckpointError(
+            f"{path}: not a checkpoint of this project; give one that scripts/train.py wrote"
+        )
+    if record.get("format") != CHECKPOINT_FORMAT:
+        raise CheckpointError(
+            f"{path}: has format {record.get('format')!r}, and gpa-lightning {VERSION} reads "
+            f"format {CHECKPOINT_FORMAT}; use it with gpa-lightning {record.get('version')!r}, "
+            "which wrote it, or train again"
+        )
+    return checkpoint

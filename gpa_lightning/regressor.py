@@ -1,0 +1,213 @@
+"""The network under Lightning: MSE and Adam, penalties, metrics, and a fast training loop."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from lightning.pytorch import LightningModule
+from lightning.pytorch.core.optimizer import LightningOptimizer
+from torch import Tensor
+from torch.nn.functional import mse_loss
+from torch.optim import Adam, Optimizer
+from torchmetrics import MeanAbsoluteError, MeanSquaredError, MetricCollection, R2Score
+
+from gpa_lightning import random_states
+from gpa_lightning.checkpoint import CheckpointError, stamp
+from gpa_lightning.denormals import flush_denormals
+from gpa_lightning.execution import Execution
+from gpa_lightning.losses import Norm, mse_in_pieces, weight_norm
+from gpa_lightning.network import FullyConnectedNetwork
+
+PIECE_ROWS = 2048
+"""Rows of a full batch that are in the works at a time: about 14 MB of activations."""
+
+Batch = Sequence[Tensor]  # features (batch, in_features) and target (batch, 1)
+
+
+class GPARegressor(LightningModule):
+    """Learns to predict a student's GPA from exam scores, by MSE and Adam.
+
+    Logs ``train_loss``, ``val_loss`` and ``test_loss``, always the plain MSE in squared grade
+    points, and for validation and test also RMSE, MAE and R².
+
+    Args:
+        in_features: Number of exam scores. The command line takes it from the data.
+        hidden_sizes: Units of each hidden layer; ``()`` is linear regression.
+        dropout: Probability with which a hidden unit is zeroed in training.
+        learning_rate: Adam's step size.
+        penalty: Norm of the weights that is added to the training loss, as the lecture's
+            L(w, D) + λ‖w‖: ``l1``, or ``l2`` (not squared). None adds nothing.
+        penalty_weight: The λ above.
+        steps_per_execution: Optimiser steps that may be run per round of Lightning's loop. The
+            result is the same for every value; 1 is slower. Whatever acts between two batches
+            (gradient accumulation, a callback's hook for single batches) gets 1 by itself.
+        compile: Whether to compile the network with `torch.compile`.
+
+    Raises:
+        ValueError: If a size, a probability or a weight is out of its range.
+
+    Example:
+        >>> GPARegressor(hidden_sizes=(16,)).predict_step([torch.zeros(5, 9)], 0).shape
+        torch.Size([5, 1])
+    """
+
+    def __init__(
+        self,
+        in_features: int = 9,
+        hidden_sizes: Sequence[int] = (1024, 512, 128),
+        dropout: float = 0.0,
+        learning_rate: float = 1e-3,
+        penalty: Norm | None = None,
+        penalty_weight: float = 1e-4,
+        steps_per_execution: int = 64,
+        compile: bool = False,  # noqa: A002 - PyTorch's own word
+    ) -> None:
+        super().__init__()
+        if penalty_weight < 0:
+            raise ValueError(f"penalty_weight must not be negative, got {penalty_weight}")
+        if steps_per_execution < 1:
+            raise ValueError(f"steps_per_execution must be at least 1, got {steps_per_execution}")
+        self.save_hyperparameters()
+        self.learning_rate = learning_rate
+        self.penalty = penalty
+        self.penalty_weight = penalty_weight
+        self.steps_per_execution = steps_per_execution
+        self.network = FullyConnectedNetwork(in_features, hidden_sizes, dropout)
+        if compile:
+            self.network.compile()
+        metrics = MetricCollection(
+            {
+                "loss": MeanSquaredError(),
+                "rmse": MeanSquaredError(squared=False),
+                "mae": MeanAbsoluteError(),
+                "r2": R2Score(),
+            }
+        )
+        self.val_metrics = metrics.clone(prefix="val_")
+        self.test_metrics = metrics.clone(prefix="test_")
+        self._execution: Execution | None = None
+        self._random_states: dict[str, Any] | None = None
+        self._squared_error_sum = torch.zeros(())
+        self._rows_seen = 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Predict GPAs, shape ``(batch, 1)``, from standardised scores ``(batch, in_features)``."""
+        prediction: Tensor = self.network(x)
+        return prediction
+
+    def setup(self, stage: str) -> None:
+        """Check that the network fits the data."""
+        in_features: int = self.hparams["in_features"]
+        data = getattr(self.trainer, "datamodule", None)
+        columns = getattr(data, "in_features", in_features)
+        if columns != in_features:
+            raise ValueError(
+                f"the data have {columns} feature columns, but the network {in_features} inputs; "
+                f"give GPARegressor(in_features={columns})"
+            )
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Add the project's stamp, and the random states, so that a resumed run changes nothing."""
+        stamp(checkpoint)
+        checkpoint["random_states"] = random_states.collect()
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Check that a checkpoint's network is this one, and keep its random states for later."""
+        self._random_states = checkpoint.get("random_states")
+        then = checkpoint["hyper_parameters"]
+        for name in ("in_features", "hidden_sizes", "dropout"):
+            before, now = then.get(name), self.hparams[name]
+            if name == "hidden_sizes" and before is not None:
+                before, now = list(before), list(now)
+            if before != now:
+                raise CheckpointError(
+                    f"--model.{name} is {now}, but the checkpoint's network has {before}; give "
+                    "the checkpoint's or start a new run"
+                )
+
+    def configure_optimizers(self) -> Optimizer:
+        """Return Adam with PyTorch's defaults (``--optimizer`` on the command line replaces it)."""
+        # The fused kernel unscales fp16 gradients by itself, which rules out clipping them.
+        fused = self.trainer.precision != "16-mixed"
+        return Adam(self.parameters(), lr=self.learning_rate, fused=fused)
+
+    def on_fit_start(self) -> None:
+        """Prepare the processor."""
+        flush_denormals(True)
+
+    def on_fit_end(self) -> None:
+        """Leave the processor as PyTorch has it by default."""
+        flush_denormals(False)
+
+    def on_train_start(self) -> None:
+        """Take up the random states of a run that is resumed, at the last moment before it is."""
+        if self._random_states is not None:
+            random_states.restore(self._random_states)
+            self._random_states = None
+
+    def on_train_epoch_start(self) -> None:
+        """Start the epoch's training loss, and see how many steps may be run at once."""
+        self._squared_error_sum = torch.zeros((), device=self.device)
+        self._rows_seen = 0
+        self._execution = Execution(self.trainer, self.steps_per_execution)
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """Compute the loss to minimise: the MSE, plus the penalty if there is one."""
+        x, y = batch
+        if len(x) > PIECE_ROWS:
+            mse = mse_in_pieces(self.network, x, y, PIECE_ROWS)
+        else:
+            mse = mse_loss(self.network(x), y)
+        # summed here and logged once an epoch: logging every step costs a fifth of the step
+        self._squared_error_sum.add_(mse.detach(), alpha=len(x))
+        self._rows_seen += len(x)
+        if self.penalty is None:
+            return mse
+        return mse + self.penalty_weight * weight_norm(self.network.parameters(), self.penalty)
+
+    def optimizer_step(
+        self,
+        epoch: int,
+        batch_idx: int,
+        optimizer: Optimizer | LightningOptimizer,
+        optimizer_closure: Callable[[], Any] | None = None,
+    ) -> None:
+        """Step on the current batch, then on those after it, ``steps_per_execution`` in all."""
+        optimizer.step(closure=optimizer_closure)
+        if self._execution is not None:
+            self._execution.run(optimizer)
+
+    def on_train_epoch_end(self) -> None:
+        """Log the epoch's training loss, the mean over its rows as they were trained on."""
+        loss = self._squared_error_sum / self._rows_seen
+        self.log("train_loss", loss, prog_bar=True, sync_dist=True)
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        """Update and log the validation metrics."""
+        x, y = batch
+        self.val_metrics.update(self.network(x), y)
+
+    def on_validation_epoch_end(self) -> None:
+        """Log the validation metrics."""
+        self._log_metrics(self.val_metrics, "val_loss")
+
+    def test_step(self, batch: Batch, batch_idx: int) -> None:
+        """Update and log the test metrics."""
+        x, y = batch
+        self.test_metrics.update(self.network(x), y)
+
+    def on_test_epoch_end(self) -> None:
+        """Log the test metrics."""
+        self._log_metrics(self.test_metrics, "test_loss")
+
+    def _log_metrics(self, metrics: MetricCollection, loss: str) -> None:
+        values = metrics.compute()
+        metrics.reset()
+        self.log(loss, values.pop(loss), prog_bar=True)
+        self.log_dict(values)
+
+    def predict_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """Predict GPAs, shape ``(batch, 1)``, from the batch's first element, the scores."""
+        return self.forward(batch[0])

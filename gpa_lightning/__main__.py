@@ -1,0 +1,8 @@
+"""`python -m gpa_lightning`: the same as the `gpa-lightning` command."""
+
+import sys
+
+from gpa_lightning.cli import main
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,136 @@
+"""Callbacks to watch a training by, swapped like Lightning's own."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import RichProgressBar
+from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.utilities import rank_zero_only
+from torch.utils.tensorboard.summary import hparams
+
+Curve = list[tuple[int, float]]
+
+
+def _tensorboards(trainer: Trainer) -> list[TensorBoardLogger]:
+    return [logger for logger in trainer.loggers if isinstance(logger, TensorBoardLogger)]
+
+
+class EpochProgressBar(RichProgressBar):
+    """Lightning's rich progress bar, which counts every batch of a round that has run several.
+
+    Lightning names such a round by its first batch; this bar looks at the last.
+    """
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Move the bar on."""
+        last_batch = trainer.fit_loop.batch_idx
+        super().on_train_batch_end(trainer, pl_module, outputs, batch, last_batch)
+
+
+class LossCurves(Callback):
+    """Training and validation loss in one chart: in TensorBoard and as a picture with the run.
+
+    The lecture's "Plotting Training vs Testing Loss": overfitting is where the two part. In
+    TensorBoard the chart stands under Custom Scalars; ``loss_curves.png`` lies in the run's folder.
+
+    Attributes:
+        training: ``(epoch, train_loss)`` of each finished epoch, epochs counted from 0.
+        validation: ``(epoch, val_loss)``, the last one of each epoch.
+    """
+
+    def __init__(self) -> None:
+        self.training: Curve = []
+        self.validation: Curve = []
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Lay out TensorBoard's chart."""
+        if trainer.is_global_zero:
+            for logger in _tensorboards(trainer):
+                chart = {"training and validation": ["Multiline", ["train_loss$", "val_loss$"]]}
+                logger.experiment.add_custom_scalars({"loss": chart})
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Note the losses of the epoch before, which are complete only now."""
+        self._note(trainer, trainer.current_epoch - 1)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Draw the picture."""
+        self._note(trainer, trainer.current_epoch - 1)
+        if trainer.is_global_zero and trainer.loggers and trainer.log_dir and self.training:
+            self.save(Path(trainer.log_dir) / "loss_curves.png")
+
+    def _note(self, trainer: Trainer, epoch: int) -> None:
+        for name, curve in (("train_loss", self.training), ("val_loss", self.validation)):
+            if name in trainer.callback_metrics and (not curve or curve[-1][0] < epoch):
+                curve.append((epoch, trainer.callback_metrics[name].item()))
+
+    def save(self, path: Path) -> None:
+        """Save the curves as a picture.
+
+        Args:
+            path: Where to; the suffix gives the format.
+        """
+        from matplotlib.figure import Figure  # slow to import, and needed only at the end
+
+        figure = Figure(figsize=(7, 4), layout="constrained")
+        axes = figure.add_subplot(xlabel="epoch", ylabel="mean squared error")
+        for label, curve, style in (
+            ("training", self.training, "-"),
+            ("validation", self.validation, "--"),
+        ):
+            epochs, losses = zip(*curve, strict=True) if curve else ((), ())
+            axes.plot(epochs, losses, style, label=label)
+        if self.validation:
+            epoch, loss = min(self.validation, key=lambda point: point[1])
+            axes.plot(epoch, loss, "k.", label=f"lowest validation loss: {loss:.4f}")
+        losses_after_start = [loss for _, loss in self.training[1:] + self.validation[1:]]
+        if losses_after_start and self.training[0][1] > 2 * max(losses_after_start):
+            axes.set_yscale("log")
+        axes.legend()
+        axes.grid(alpha=0.3)
+        figure.savefig(path, dpi=120)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the curves, so that a resumed run draws them whole."""
+        return {"training": self.training, "validation": self.validation}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take up the curves of the run that is resumed."""
+        self.training = [tuple(point) for point in state_dict["training"]]
+        self.validation = [tuple(point) for point in state_dict["validation"]]
+
+
+class HyperparameterTable(Callback):
+    """A row for the run in TensorBoard's HParams tab: hyperparameters, data, and final losses.
+
+    The losses are those that the run logs as ``val_loss`` and ``test_loss``, so a row has its
+    test loss once the run has been tested.
+    """
+
+    @rank_zero_only
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Write the row."""
+        values: dict[str, Any] = {**pl_module.hparams}
+        data = getattr(trainer, "datamodule", None)
+        if data is not None:
+            values |= {f"data/{name}": value for name, value in data.hparams.items()}
+            values |= {
+                f"data/{name}": value for name, value in data.state_dict()["provenance"].items()
+            }
+        if trainer.optimizers:
+            values["optimizer"] = type(trainer.optimizers[0]).__name__
+            values["learning_rate"] = trainer.optimizers[0].param_groups[0]["lr"]
+        row = {
+            name: value if isinstance(value, (bool, int, float, str)) else str(value)
+            for name, value in values.items()
+            if not name.startswith("_")
+        }
+        for logger in _tensorboards(trainer):
+            summaries = hparams(row, {"val_loss": None, "test_loss": None})  # type: ignore[no-untyped-call]
+            for summary in summaries:
+                logger.experiment.file_writer.add_summary(summary)

@@ -1,0 +1,263 @@
+"""The command line: Lightning's own, with this project's defaults and a few short flags."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import time
+import warnings
+from argparse import ArgumentError
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from jsonargparse import Namespace, dict_to_namespace
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch import Callback, Trainer
+from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint, ProgressBar
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+
+from gpa_lightning.checkpoint import CheckpointError, find_last, read_checkpoint
+from gpa_lightning.data.datamodule import GPADataModule
+from gpa_lightning.data.sources import DataError
+from gpa_lightning.regressor import GPARegressor
+from gpa_lightning.summary import FitReport, print_summary
+
+RECIPES = Path(__file__).parent / "recipes"
+LOGS = "lightning_logs"
+TRAIN = "Train the network on the GPA data, test the best checkpoint, and print a summary."
+SHORT_FLAGS = ("accelerator", "devices", "strategy", "num_nodes", "precision", "max_epochs")
+
+# Each has a flag of its own, so that it can be changed, replaced, or switched off with `null`.
+CALLBACKS: dict[str, tuple[type[Callback], dict[str, Any], str]] = {
+    "early_stopping": (
+        EarlyStopping,
+        {"class_path": "EarlyStopping", "init_args": {"monitor": "val_loss", "patience": 10}},
+        "Ends the training when a metric no longer improves.",
+    ),
+    "checkpoint": (
+        ModelCheckpoint,
+        {
+            "class_path": "ModelCheckpoint",
+            "init_args": {
+                "monitor": "val_loss",
+                "save_last": True,
+                "save_on_train_epoch_end": True,
+                "auto_insert_metric_name": False,
+                "filename": "best-epoch-{epoch}",
+            },
+        },
+        "Keeps the best weights and the last.",
+    ),
+    "progress_bar": (
+        ProgressBar,
+        {"class_path": "gpa_lightning.callbacks.EpochProgressBar"},
+        "Shows how far a run is.",
+    ),
+}
+WATCHING = ["gpa_lightning.callbacks.LossCurves", "gpa_lightning.callbacks.HyperparameterTable"]
+
+
+class GPALightningCLI(LightningCLI):
+    """A LightningCLI for `GPARegressor` and `GPADataModule`.
+
+    Args:
+        args: The command line, without the program's name.
+        run: Whether the first argument is a subcommand to run.
+        kwargs: Passed on to `LightningCLI`.
+    """
+
+    def __init__(self, args: Sequence[str], run: bool = True, **kwargs: Any) -> None:
+        super().__init__(
+            GPARegressor,
+            GPADataModule,
+            args=list(args),
+            run=run,
+            seed_everything_default=0,
+            trainer_defaults={
+                "max_epochs": 100,
+                "num_sanity_val_steps": 0,
+                "enable_model_summary": False,
+            },
+            save_config_kwargs={"overwrite": True},
+            **kwargs,
+        )
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Add the callbacks' flags and the short ones, and let the network follow the data."""
+        parser.link_arguments("data.in_features", "model.in_features", apply_on="instantiate")
+        logger = {"save_dir": LOGS, "name": "", "default_hp_metric": False}
+        parser.set_defaults(
+            {
+                "trainer.logger": {"class_path": "TensorBoardLogger", "init_args": logger},
+                "trainer.callbacks": [{"class_path": path} for path in WATCHING],
+            }
+        )
+        for flag, (base, default, text) in CALLBACKS.items():
+            parser.add_subclass_arguments(base, flag, required=False, help=f"{text} null: none.")
+            parser.set_defaults({flag: default})
+        # argparse has aliases only for arguments that one adds oneself
+        for action in parser._actions:
+            short = action.dest.removeprefix("trainer.")
+            if action.dest.startswith("trainer.") and short in SHORT_FLAGS:
+                action.option_strings = [*action.option_strings, f"--{short}"]
+                parser._option_string_actions[f"--{short}"] = action
+
+    def before_instantiate_classes(self) -> None:
+        """Fill in what the optimiser's flags leave open."""
+        config = self.config if self.subcommand is None else self.config[self.subcommand]
+        if config.lr_scheduler and not config.optimizer:
+            # Lightning would ignore a schedule that comes without an optimiser
+            config.optimizer = _optimizer_config(config.model.learning_rate)
+        if config.optimizer and config.trainer.precision != "16-mixed":
+            arguments = config.optimizer.init_args
+            if "fused" in arguments and arguments.fused is None and not arguments.get("foreach"):
+                arguments.fused = True  # the same numbers in a fifth of the time
+
+    def instantiate_classes(self) -> None:
+        """Build data, model and Trainer; what they refuse is a mistake in the flags."""
+        try:
+            super().instantiate_classes()
+        except (DataError, CheckpointError):
+            raise
+        except (ValueError, TypeError) as error:
+            raise ArgumentError(None, str(error)) from error
+
+    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+        """Build the Trainer with the callbacks that have flags of their own."""
+        trainer = self._get(self.config_init, "trainer")
+        own = {flag: self._get(self.config_init, flag) for flag in CALLBACKS}
+        for flag, switch in (
+            ("checkpoint", "enable_checkpointing"),
+            ("progress_bar", "enable_progress_bar"),
+        ):
+            # without one, Lightning would add its own; switched off, it would refuse ours
+            if own[flag] is None:
+                kwargs.setdefault(switch, trainer[switch] or False)
+            elif trainer[switch] is False:
+                own[flag] = None
+        callbacks = [*(trainer.callbacks or []), *filter(None, own.values())]
+        return super().instantiate_trainer(callbacks=callbacks, **kwargs)
+
+
+def _optimizer_config(learning_rate: float) -> Namespace:
+    adam = {"class_path": "torch.optim.Adam", "init_args": {"lr": learning_rate, "fused": None}}
+    namespace: Namespace = dict_to_namespace(adam)
+    return namespace
+
+
+class TrainCLI(GPALightningCLI):
+    """The command line of ``scripts/train.py``: no subcommand, and a checkpoint to go on from."""
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Add ``--ckpt_path``."""
+        super().add_arguments_to_parser(parser)
+        parser.add_argument(
+            "--ckpt_path",
+            type=str | None,
+            default=None,
+            help="Checkpoint to go on from: a path, or 'last' for the newest last.ckpt.",
+        )
+
+    def before_instantiate_classes(self) -> None:
+        """Find the checkpoint to go on from, and let the run go on in its folder."""
+        super().before_instantiate_classes()
+        config = self.config
+        if config.ckpt_path == "last":
+            config.ckpt_path = str(find_last(Path(LOGS)))
+        if config.ckpt_path:
+            checkpoint = Path(config.ckpt_path)
+            read_checkpoint(checkpoint)  # refused here, before anything is written
+            run = checkpoint.resolve().parents[1]
+            logger = config.trainer.logger
+            if run.parent == Path(LOGS).resolve() and "version" in logger.get("init_args", {}):
+                logger.init_args.version = run.name
+
+
+def main(args: Sequence[str] | None = None) -> int:
+    """Run the ``gpa-lightning`` command: ``fit``, ``validate``, ``test`` or ``predict``.
+
+    Args:
+        args: The command line, without the program's name; by default that of the process.
+
+    Returns:
+        The exit code: 0, or 2 for a mistake that the user can mend.
+    """
+    return _run(lambda arguments: GPALightningCLI(arguments, parser_kwargs=_parser_kwargs()), args)
+
+
+def train(args: Sequence[str] | None = None) -> int:
+    """Run ``scripts/train.py``: fit, test the best checkpoint, print the summary.
+
+    Args:
+        args: The command line, without the program's name; by default that of the process.
+
+    Returns:
+        The exit code: 0, or 2 for a mistake that the user can mend.
+    """
+    return _run(_train, args)
+
+
+def _train(args: Sequence[str]) -> None:
+    cli = TrainCLI(args, run=False, parser_kwargs={"exit_on_error": False, "description": TRAIN})
+    trainer, model, data = cli.trainer, cli.model, cli.datamodule
+    started = time.perf_counter()
+    trainer.fit(model, datamodule=data, ckpt_path=cli.config.ckpt_path, weights_only=True)
+    # noted before the test, which puts the callbacks back to where the best checkpoint left them
+    fitted = FitReport.of(trainer, time.perf_counter() - started)
+    best = {"ckpt_path": "best", "weights_only": True} if fitted.checkpoint else {"model": model}
+    trainer.test(datamodule=data, verbose=False, **best)
+    if trainer.is_global_zero:
+        print_summary(fitted, model, data)
+
+
+def _parser_kwargs() -> dict[str, Any]:
+    return {name: {"exit_on_error": False} for name in LightningCLI.subcommands()} | {
+        "exit_on_error": False
+    }
+
+
+def _run(program: Callable[[Sequence[str]], object], args: Sequence[str] | None) -> int:
+    """Run a command line; a user's mistake becomes one line and exit code 2."""
+    arguments = _with_recipes(sys.argv[1:] if args is None else args)
+    _quieten_third_parties()
+    try:
+        program(arguments)
+    except (ArgumentError, CheckpointError, DataError, MisconfigurationException) as error:
+        print("error:", " ".join(str(error).split()), file=sys.stderr)  # noqa: T201
+        return 2
+    return 0
+
+
+def _with_recipes(args: Sequence[str]) -> list[str]:
+    """Put the path of a recipe in the place of its name, after ``--config``."""
+    arguments = list(args)
+    for index, argument in enumerate(arguments):
+        flag, equals, value = argument.partition("=")
+        if equals and flag in ("--config", "-c"):
+            arguments[index] = f"{flag}={_recipe(value)}"
+        elif index and arguments[index - 1] in ("--config", "-c"):
+            arguments[index] = _recipe(argument)
+    return arguments
+
+
+def _recipe(name: str) -> str:
+    path = RECIPES / f"{name}.yaml"
+    return str(path) if path.is_file() and not Path(name).exists() else name
+
+
+def _quieten_third_parties() -> None:
+    """Keep advice and deprecations that are not the user's to act on out of the output."""
+    logging.basicConfig(format="%(levelname)s: %(message)s")
+    for name in ("lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    for pattern in (
+        r".*isinstance\(treespec, LeafSpec\).*",
+        r".*`GPARegressor.configure_optimizers` will be overridden by.*",
+        r".*LightningCLI's args parameter is intended.*",
+        r".*does not have many workers.*",
+        r".*The number of training batches .* is smaller than the logging interval.*",
+        r".*Checkpoint directory .* exists and is not empty.*",
+        r"\s*Unable to serialize instance.*",
+    ):
+        warnings.filterwarnings("ignore", pattern)

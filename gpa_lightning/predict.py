@@ -1,0 +1,172 @@
+"""``scripts/predict.py``: GPAs for a table of raw exam scores, from a checkpoint alone."""
+
+from __future__ import annotations
+
+import os
+import sys
+from argparse import ArgumentError, RawDescriptionHelpFormatter
+from collections.abc import Sequence
+from inspect import signature
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import torch
+from jsonargparse import ArgumentParser
+from pyarrow import parquet
+
+from gpa_lightning.checkpoint import DATA_KEY, CheckpointError, read_checkpoint
+from gpa_lightning.data.datamodule import EVALUATION_ROWS, GPADataModule
+from gpa_lightning.data.sources import DataError, read_scores
+from gpa_lightning.network import FullyConnectedNetwork
+from gpa_lightning.output import OutputError, whole_file
+
+PREDICTION = "predicted_gpa"
+SUFFIXES = (".csv", ".csv.gz", ".parquet")
+DESCRIPTION = f"""Predict GPAs from raw exam scores.
+
+Writes the input, every column as it is (those of a CSV file as the text they are), and a column
+{PREDICTION}. Columns are matched by name: their order, their letter case and other columns,
+such as a gpa, do not matter. The suffix gives a table's format: {", ".join(SUFFIXES)}."""
+EXAMPLE = """example:
+  python scripts/predict.py --ckpt_path last.ckpt --input students.csv --output predictions.csv"""
+
+Accelerator = Literal["auto", "cpu", "gpu"]
+
+
+def main(args: Sequence[str] | None = None) -> int:
+    """Run ``scripts/predict.py``.
+
+    Args:
+        args: The command line, without the program's name; by default that of the process.
+
+    Returns:
+        The exit code: 0, or 2 for a mistake that the user can mend.
+    """
+    parser = ArgumentParser(
+        description=DESCRIPTION,
+        epilog=EXAMPLE,
+        formatter_class=RawDescriptionHelpFormatter,
+        exit_on_error=False,
+    )
+    parser.add_argument("--ckpt_path", required=True, type=str, help="what scripts/train.py wrote")
+    parser.add_argument("--input", required=True, type=str, help="a table of raw exam scores")
+    parser.add_argument("--output", required=True, type=str, help="the table to write")
+    parser.add_argument("--overwrite", action="store_true", help="replace the output if it exists")
+    parser.add_argument(
+        "--accelerator", type=Accelerator, default="auto", help="auto takes a GPU if there is one"
+    )
+    try:
+        print(predict_file(**parser.parse_args(args)))  # noqa: T201
+    except (ArgumentError, CheckpointError, DataError, OutputError) as error:
+        print("error:", " ".join(str(error).split()), file=sys.stderr)  # noqa: T201
+        return 2
+    return 0
+
+
+def predict_file(
+    ckpt_path: str,
+    input: str,  # noqa: A002 - as the flag
+    output: str,
+    overwrite: bool = False,
+    accelerator: Accelerator = "auto",
+) -> str:
+    """Predict a GPA for each row of a table, and write the table with the predictions.
+
+    Args:
+        ckpt_path: A checkpoint that this project's training wrote.
+        input: A ``.csv``, ``.csv.gz`` or ``.parquet`` file with the checkpoint's feature columns.
+        output: The file to write, in the format that its suffix says: the input's columns and
+            ``predicted_gpa``, float32.
+        overwrite: Whether ``output`` may be replaced.
+        accelerator: Where to compute; ``auto`` takes a GPU if there is one.
+
+    Returns:
+        One line for the user: what was written, and which data the checkpoint was trained on.
+
+    Raises:
+        CheckpointError: If the checkpoint cannot be used.
+        DataError: If the table is not valid, or a prediction is not a finite number.
+        OutputError: If the output cannot or must not be written.
+    """
+    if not output.lower().endswith(SUFFIXES):
+        raise OutputError(f"{output}: is not named {', '.join(SUFFIXES[:-1])} or {SUFFIXES[-1]}")
+    if os.path.realpath(output) == os.path.realpath(input):
+        raise OutputError(f"{output}: is the input, which must not be replaced")
+    with whole_file(output, overwrite) as temporary:
+        device = _device(accelerator)
+        checkpoint = read_checkpoint(ckpt_path)
+        data, network = _restore(checkpoint, ckpt_path)
+        frame, features = read_scores(input, checkpoint[DATA_KEY]["feature_names"])
+        if PREDICTION in map(str.casefold, frame.columns):
+            raise DataError(f"{input}: there is a column {PREDICTION!r} already; leave it out")
+        gpas = _predict(data, network.to(device), features)
+        infinite = np.flatnonzero(~np.isfinite(gpas))
+        if infinite.size:
+            raise DataError(
+                f"{input}, row {infinite[0] + 1}: the prediction is {gpas[infinite[0]]}; its "
+                f"scores are out of all range, or the training that wrote {ckpt_path} diverged"
+            )
+        frame[PREDICTION] = gpas
+        if output.lower().endswith(".parquet"):
+            table = pa.Table.from_pandas(frame, preserve_index=False)
+            # without pandas' notes, which would have its readers take up pyarrow's types
+            parquet.write_table(table.replace_schema_metadata(), temporary)
+        else:
+            frame.to_csv(temporary, index=False)
+    provenance = checkpoint[DATA_KEY]["provenance"]
+    trained_on = f"{provenance['location']!r}, {provenance['rows']} rows"
+    if provenance["kind"] == "synthetic":
+        trained_on = f"SYNTHETIC DATA, NOT ON REAL STUDENTS: these GPAs mean nothing ({trained_on})"
+    return f"{len(frame):,} rows written to {output}; the checkpoint was trained on {trained_on}"
+
+
+def _device(accelerator: Accelerator) -> torch.device:
+    gpu = torch.accelerator.current_accelerator(check_available=True)
+    if accelerator == "gpu" and gpu is None:
+        raise ArgumentError(None, "--accelerator gpu: there is no GPU; use auto or cpu")
+    return torch.device("cpu") if accelerator == "cpu" or gpu is None else gpu
+
+
+def _restore(
+    checkpoint: dict[str, Any], ckpt_path: str
+) -> tuple[GPADataModule, FullyConnectedNetwork]:
+    """Rebuild what a checkpoint was trained with: the scaler, in its data module, and the network.
+
+    The network alone, since its few hyperparameters are plain numbers: those of a regressor from
+    the command line also name code to import.
+    """
+    data = GPADataModule()
+    try:
+        data.load_state_dict(checkpoint[DATA_KEY])
+        sizes = {name: checkpoint["hyper_parameters"][name] for name in _ARGUMENTS}
+        with torch.device("meta"):  # whatever sizes it claims, no memory but that of its weights
+            network = FullyConnectedNetwork(**sizes)
+        weights = {
+            name.removeprefix("network."): weight
+            for name, weight in checkpoint["state_dict"].items()
+            if name.startswith("network.")
+        }
+        network.load_state_dict(weights, assign=True)
+        network.float().eval()  # from any precision of the training
+        _predict(data, network, np.zeros((1, len(checkpoint[DATA_KEY]["feature_names"]))))
+    except Exception as error:  # a file that anyone may have made can raise anything
+        raise CheckpointError(f"{ckpt_path}: is incomplete or contradicts itself") from error
+    return data, network
+
+
+_ARGUMENTS = tuple(signature(FullyConnectedNetwork).parameters)
+
+
+@torch.inference_mode()
+def _predict(
+    data: GPADataModule, network: FullyConnectedNetwork, features: npt.NDArray[np.float64]
+) -> npt.NDArray[np.float32]:
+    """Predict GPAs, shape ``(rows,)``, from raw scores ``(rows, in_features)``, in blocks."""
+    with np.errstate(all="ignore"):  # what overflows is found in the predictions
+        x = data.standardise(features)
+    device = next(network.parameters()).device
+    blocks = [network(block.to(device)).cpu() for block in torch.split(x, EVALUATION_ROWS)]
+    gpas: npt.NDArray[np.float32] = torch.cat(blocks).squeeze(1).numpy()
+    return gpas

@@ -1,0 +1,1 @@
+"""Named sets of flags, as YAML files: `--config lecture-mini-batch`."""

@@ -1,0 +1,171 @@
+"""What a training run ends with: the data it stands on, its losses, and what they compare with."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from lightning.pytorch import Trainer
+from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from gpa_lightning.callbacks import Curve, LossCurves
+from gpa_lightning.data.datamodule import GPADataModule
+from gpa_lightning.losses import evaluation_mse
+from gpa_lightning.regressor import GPARegressor
+
+
+@dataclass(frozen=True)
+class FitReport:
+    """How a fit went.
+
+    Attributes:
+        epochs: Number of epochs run, of those of an earlier run that it went on from included.
+        max_epochs: How many it could have been; -1 for no limit.
+        why_it_stopped: In words.
+        training: ``(epoch, train_loss)`` of each epoch.
+        validation: ``(epoch, val_loss)`` of each epoch.
+        checkpoint: Path of the best checkpoint, or empty.
+        monitor: The metric that the best checkpoint is best in, or None for the latest.
+        best: The lowest value of it.
+        log_dir: Folder of the run, or None.
+        seconds: How long it took.
+        device: Where.
+    """
+
+    epochs: int
+    max_epochs: int
+    why_it_stopped: str
+    training: Curve
+    validation: Curve
+    checkpoint: str
+    monitor: str | None
+    best: float | None
+    log_dir: str | None
+    seconds: float
+    device: torch.device
+
+    @classmethod
+    def of(cls, trainer: Trainer, seconds: float) -> FitReport:
+        """Describe a Trainer that has just fitted.
+
+        Args:
+            trainer: The Trainer.
+            seconds: How long fitting took.
+        """
+        curves = _first(trainer, LossCurves)
+        checkpoint = _first(trainer, ModelCheckpoint)
+        score = checkpoint.best_model_score if checkpoint else None
+        return cls(
+            epochs=trainer.current_epoch,
+            max_epochs=-1 if trainer.max_epochs is None else trainer.max_epochs,
+            why_it_stopped=_why_it_stopped(trainer),
+            training=list(curves.training) if curves else [],
+            validation=list(curves.validation) if curves else [],
+            checkpoint=checkpoint.best_model_path if checkpoint else "",
+            monitor=checkpoint.monitor if checkpoint else None,
+            best=None if score is None else score.item(),
+            log_dir=trainer.log_dir,
+            seconds=seconds,
+            device=trainer.strategy.root_device,
+        )
+
+
+def _first(trainer: Trainer, kind: type) -> Any:
+    callbacks = trainer.callbacks  # type: ignore[attr-defined]
+    return next((callback for callback in callbacks if isinstance(callback, kind)), None)
+
+
+def _why_it_stopped(trainer: Trainer) -> str:
+    early = _first(trainer, EarlyStopping)
+    if early and early.stopped_epoch:
+        return f"stopped early: {early.monitor} did not improve for {early.patience} epochs"
+    if 0 <= trainer.max_steps <= trainer.global_step:
+        return f"stopped at max_steps {trainer.max_steps}"
+    if trainer.max_epochs == trainer.current_epoch:
+        return f"stopped at max_epochs {trainer.max_epochs}"
+    return "stopped on request"
+
+
+def baseline_losses(data: GPADataModule) -> dict[str, float]:
+    """Compute the test MSE of the two simplest predictors, on the same split.
+
+    Args:
+        data: A data module that has been set up.
+
+    Returns:
+        Test MSE of ``predicting the mean`` of the training set and of ``linear regression``.
+    """
+    from sklearn.linear_model import LinearRegression  # slow to import, and needed only here
+
+    x, y = (tensor.double().numpy() for tensor in data.dataset("training").tensors)
+    x_test, y_test = (tensor.double().numpy() for tensor in data.dataset("test").tensors)
+    linear = LinearRegression().fit(x, y)
+    return {
+        "predicting the mean": float(((y_test - y.mean()) ** 2).mean()),
+        "linear regression": float(((y_test - linear.predict(x_test)) ** 2).mean()),
+    }
+
+
+def print_summary(fitted: FitReport, model: GPARegressor, data: GPADataModule) -> None:
+    """Print what was trained, on what, and how good it is.
+
+    Args:
+        fitted: How the fit went.
+        model: The tested model.
+        data: Its data.
+    """
+    console = Console()
+    if fitted.training:
+        console.print(_curves(fitted))
+    source = data.provenance
+    kind = "SYNTHETIC, no real students" if source.kind == "synthetic" else source.kind
+    rows = ", ".join(f"{count:,} {name}" for name, count in data.rows.items())
+    doubling = "" if data.val_size else " (the test set doubles as the validation set)"
+    sizes = [data.in_features, *model.hparams["hidden_sizes"], 1]
+    weights = sum(parameter.numel() for parameter in model.parameters())
+    lines = [
+        ("data", f"{kind}: {source.location}"),
+        ("", f"{source.rows:,} rows, SHA-256 {source.sha256}"),
+        ("split", f"{rows}{doubling}; seed {data.seed}"),
+        ("network", f"{'-'.join(map(str, sizes))}, {weights:,} parameters"),
+        ("epochs run", f"{fitted.epochs}; {fitted.why_it_stopped}"),
+    ]
+    tested = "last epoch"
+    if fitted.monitor and fitted.best is not None:
+        tested = f"best {fitted.monitor}"
+        epoch = next((e for e, loss in fitted.validation if loss == fitted.best), "?")
+        lines.append(("best epoch", f"{epoch} ({fitted.monitor} {fitted.best:.4f})"))
+    for name in data.rows:
+        x, y = data.dataset(name).tensors
+        lines.append((f"{name} MSE", f"{evaluation_mse(model.network, x, y):.4f}  ({tested})"))
+    for predictor, loss in baseline_losses(data).items():
+        lines.append((f"  {predictor}", f"{loss:.4f}  (test MSE, for comparison)"))
+    lines.append(("time", f"{fitted.seconds:.1f} s to fit on {fitted.device}"))
+    if fitted.checkpoint:
+        lines.append(("checkpoint", fitted.checkpoint))
+    if fitted.log_dir:
+        lines.append(("curves", "make tensorboard  (or: tensorboard --logdir lightning_logs)"))
+    console.print("\n[bold]Summary[/]")
+    for label, value in lines:
+        style = "bold red" if value.startswith("SYNTHETIC") else None
+        # soft wrap: paths and sums stay whole when they are copied
+        console.print(f"{label:<22}", Text(value), style=style, soft_wrap=True, highlight=False)
+
+
+def _curves(fitted: FitReport) -> Table:
+    """Tabulate the losses at every tenth epoch, as the lecture prints them."""
+    table = Table(title="Losses (mean squared error)", title_justify="left")
+    for column in ("epoch", "training", "validation"):
+        table.add_column(column, justify="right")
+    validation = dict(fitted.validation)
+    every = 10 if len(fitted.training) > 20 else 1
+    last = fitted.training[-1][0]
+    for epoch, loss in fitted.training:
+        if epoch % every == 0 or epoch == last:
+            held_out = f"{validation[epoch]:.4f}" if epoch in validation else ""
+            table.add_row(f"\\[{epoch}/{fitted.max_epochs}]", f"{loss:.4f}", held_out)
+    return table

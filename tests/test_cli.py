@@ -1,0 +1,311 @@
+"""The command line, through the functions that the scripts call."""
+
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from runs import fit
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.plugins.custom_scalar import layout_pb2
+from tensorboard.plugins.hparams import plugin_data_pb2
+
+from gpa_lightning import GPADataModule, GPARegressor
+from gpa_lightning.cli import main, train
+
+SMALL = ["--model.hidden_sizes", "[16,8]", "--accelerator", "cpu", "--max_epochs", "3"]
+
+
+@pytest.fixture
+def data(table: Path, workplace: Path) -> list[str]:
+    """Flags for a small table, in an empty current folder."""
+    return ["--data.path", str(table), *SMALL]
+
+
+def run_folder(version: int = 0) -> Path:
+    return Path("lightning_logs") / f"version_{version}"
+
+
+def events(version: int = 0) -> EventAccumulator:
+    accumulator = EventAccumulator(str(run_folder(version)), size_guidance={"tensors": 0})
+    accumulator.Reload()
+    return accumulator
+
+
+def last_weights(version: int = 0) -> dict[str, torch.Tensor]:
+    path = run_folder(version) / "checkpoints" / "last.ckpt"
+    return torch.load(path, weights_only=True)["state_dict"]
+
+
+def assert_equal_weights(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> None:
+    assert a.keys() == b.keys()
+    for name, weight in a.items():
+        assert torch.equal(weight, b[name]), name
+
+
+class TestTrain:
+    def test_the_summary_says_what_was_trained_and_how_good_it_is(self, data, table, capsys):
+        assert train(data) == 0
+        output = capsys.readouterr().out
+        assert str(table.name) in output
+        assert "537 rows" in output
+        assert "343 training, 86 validation, 108 test" in output
+        assert "9-16-8-1" in output
+        assert "3; stopped at max_epochs 3" in output
+        for text in ("training MSE", "validation MSE", "test MSE", "checkpoint", "curves"):
+            assert text in output
+        mean, linear = (
+            float(re.search(rf"{name}\s+([\d.]+)", output)[1])
+            for name in ("predicting the mean", "linear regression")
+        )
+        assert 0 < linear < mean
+
+    def test_the_losses_are_those_of_the_best_checkpoint(self, data, capsys):
+        train([*data, "--model.learning_rate", "0.05", "--max_epochs", "12"])
+        output = capsys.readouterr().out
+        best = int(re.search(r"best epoch\s+(\d+) \(val_loss", output)[1])
+        validation = [event.value for event in events().Scalars("val_loss")]
+        assert best == int(np.argmin(validation))
+        shown = float(re.search(r"validation MSE\s+([\d.]+)", output)[1])
+        assert shown == pytest.approx(min(validation), abs=1e-4)
+        assert len(list(run_folder().glob(f"checkpoints/best-epoch-{best}.ckpt"))) == 1
+
+    def test_the_same_command_gives_the_same_run(self, data):
+        train(data)
+        train(data)
+        assert_equal_weights(last_weights(0), last_weights(1))
+        assert [e.value for e in events(0).Scalars("train_loss")] == [
+            e.value for e in events(1).Scalars("train_loss")
+        ]
+
+    def test_another_seed_gives_another_run(self, data):
+        train(data)
+        train([*data, "--seed_everything", "1"])
+        weight = "network.layers.fc1.weight"
+        assert not torch.equal(last_weights(0)[weight], last_weights(1)[weight])
+
+    def test_short_flags_are_the_long_ones(self, data):
+        train([*data, "--max_epochs", "1", "--devices=1", "--precision", "bf16-mixed"])
+        config = yaml.safe_load((run_folder() / "config.yaml").read_text())
+        assert config["trainer"]["max_epochs"] == 1
+        assert config["trainer"]["devices"] in (1, "1")
+        assert config["trainer"]["precision"] == "bf16-mixed"
+
+    def test_a_saved_configuration_repeats_the_run(self, data):
+        train([*data, "--model.dropout", "0.2", "--data.batch_size", "30"])
+        train(["--config", str(run_folder() / "config.yaml")])
+        assert_equal_weights(last_weights(0), last_weights(1))
+
+    def test_the_network_follows_the_data(self, workplace, capsys):
+        rows = "\n".join(f"{i},{i * 7 % 13},{i % 5}" for i in range(60))
+        Path("houses.csv").write_text(f"width,height,price\n{rows}\n")
+        assert train(["--data.path", "houses.csv", *SMALL]) == 0
+        assert "2-16-8-1" in capsys.readouterr().out
+
+    def test_a_run_on_the_twin_cannot_be_mistaken(self, workplace, capsys):
+        flags = ["--data.source", "synthetic", *SMALL, "--max_epochs", "1"]
+        assert train(flags) == 0
+        assert "SYNTHETIC" in capsys.readouterr().out
+        checkpoint = torch.load(run_folder() / "checkpoints/last.ckpt", weights_only=True)
+        assert checkpoint["GPADataModule"]["provenance"]["kind"] == "synthetic"
+
+    def test_optimizer_and_schedule_by_flags(self, data, capsys):
+        flags = ["--lr_scheduler", "CosineAnnealingLR", "--lr_scheduler.T_max", "3"]
+        train([*data, *flags])  # a schedule alone acts on the model's own Adam
+        flags += ["--optimizer", "AdamW", "--optimizer.weight_decay", "0.1"]
+        train([*data, *flags])
+        for version, weight_decay in ((0, 0), (1, 0.1)):
+            checkpoint = torch.load(run_folder(version) / "checkpoints/last.ckpt")
+            (group,) = checkpoint["optimizer_states"][0]["param_groups"]
+            assert group["lr"] == pytest.approx(0)
+            assert group["fused"]
+            assert group["weight_decay"] == weight_decay
+
+    def test_nothing_is_asked_of_the_user_and_nothing_deprecated(self, data, capfd):
+        train(data)
+        assert capfd.readouterr().err == ""
+
+
+class TestCallbacks:
+    """The three examples of the README, and what else can be done to the defaults."""
+
+    def test_other_patience(self, data, capsys):
+        train(
+            [
+                *data,
+                "--early_stopping.patience",
+                "1",
+                "--model.learning_rate",
+                "1",
+                "--max_epochs=40",
+            ]
+        )
+        assert "stopped early: val_loss did not improve for 1 epochs" in capsys.readouterr().out
+
+    def test_an_added_callback(self, data):
+        flags = [
+            "--trainer.callbacks+=StochasticWeightAveraging",
+            "--trainer.callbacks.swa_lrs=0.01",
+            "--trainer.callbacks.swa_epoch_start=1",
+        ]
+        assert train([*data, *flags]) == 0
+        callbacks = torch.load(run_folder() / "checkpoints/last.ckpt", weights_only=True)[
+            "callbacks"
+        ]
+        assert {"LossCurves", "StochasticWeightAveraging"} <= set(callbacks)
+
+    def test_no_early_stopping(self, data, capsys):
+        train([*data, "--early_stopping", "null", "--model.learning_rate", "1", "--max_epochs=15"])
+        assert "15; stopped at max_epochs 15" in capsys.readouterr().out
+
+    def test_from_yaml(self, data, capsys):
+        Path("mine.yaml").write_text(
+            "early_stopping: null\n"
+            "checkpoint: null\n"
+            "trainer:\n"
+            "  callbacks:\n"
+            "    - class_path: LearningRateMonitor\n"
+        )
+        assert train([*data, "--config", "mine.yaml"]) == 0
+        assert not (run_folder() / "checkpoints").exists()
+        assert not (run_folder() / "loss_curves.png").exists()
+        assert "lr-Adam" in events().Tags()["scalars"]
+
+    def test_replaced_by_another_class(self, data, capsys):
+        flags = ["--progress_bar", "TQDMProgressBar", "--progress_bar.refresh_rate", "0"]
+        assert train([*data, *flags]) == 0
+
+
+class TestTensorBoard:
+    def test_both_losses_in_one_chart(self, data):
+        train(data)
+        tensor = events().Tensors("custom_scalars__config__")[0].tensor_proto
+        layout = layout_pb2.Layout.FromString(tensor.string_val[0])
+        (chart,) = layout.category[0].chart
+        patterns = list(chart.multiline.tag)
+        tags = events().Tags()["scalars"]
+        for name in ("train_loss", "val_loss"):
+            assert name in tags
+            assert any(re.match(pattern, name) for pattern in patterns)
+
+    def test_hyperparameters_with_the_final_test_loss(self, data, table):
+        train(data)
+        metadata = events().summary_metadata
+        start = plugin_data_pb2.HParamsPluginData.FromString(
+            metadata["_hparams_/session_start_info"].plugin_data.content
+        ).session_start_info.hparams
+        assert start["learning_rate"].number_value == pytest.approx(1e-3)
+        assert start["data/kind"].string_value == "file"
+        assert start["data/location"].string_value == str(table)
+        assert len(start["data/sha256"].string_value) == 64
+        experiment = plugin_data_pb2.HParamsPluginData.FromString(
+            metadata["_hparams_/experiment"].plugin_data.content
+        ).experiment
+        assert "test_loss" in [info.name.tag for info in experiment.metric_infos]
+        assert len(events().Scalars("test_loss")) == 1
+
+    @pytest.mark.parametrize(("batch_size", "steps"), [("25", 14), ("full", 1)])
+    def test_the_x_axis_counts_optimiser_steps(self, data, batch_size, steps):
+        train([*data, "--data.batch_size", batch_size])
+        for name in ("train_loss", "val_loss"):
+            last_steps = [event.step for event in events().Scalars(name)]
+            assert last_steps == [steps * epoch - 1 for epoch in (1, 2, 3)]
+
+
+class TestResuming:
+    @pytest.mark.parametrize(
+        "flags",
+        [
+            [],
+            ["--model.dropout", "0.3", "--data.batch_size", "25"],
+            ["--data.batch_size", "full"],
+            ["--lr_scheduler", "CosineAnnealingLR", "--lr_scheduler.T_max", "4"],
+        ],
+    )
+    def test_a_resumed_run_is_bit_identical(self, data, flags):
+        train([*data, *flags, "--max_epochs", "4"])
+        train([*data, *flags, "--max_epochs", "2"])
+        assert train([*data, *flags, "--max_epochs", "4", "--ckpt_path", "last"]) == 0
+        assert_equal_weights(last_weights(0), last_weights(1))
+        for name in ("train_loss", "val_loss"):
+            whole, resumed = (
+                [(event.step, event.value) for event in events(version).Scalars(name)]
+                for version in (0, 1)
+            )
+            assert whole == resumed
+        assert not run_folder(2).exists()
+
+    def test_last_without_a_checkpoint(self, data, capsys):
+        assert train([*data, "--ckpt_path", "last"]) == 2
+        assert "no last.ckpt in any run" in capsys.readouterr().err
+        assert not Path("lightning_logs").exists()
+
+    @pytest.mark.parametrize(
+        ("flags", "difference"),
+        [
+            (["--data.batch_size", "50"], "--data.batch_size is 50"),
+            (["--data.seed", "9"], "--data.seed is 9"),
+            (["--model.hidden_sizes", "[8]"], "--model.hidden_sizes is [8]"),
+        ],
+    )
+    def test_what_differs_is_named(self, data, flags, difference, capsys):
+        train([*data, "--max_epochs", "1"])
+        assert train([*data, "--ckpt_path", "last", *flags]) == 2
+        error = capsys.readouterr().err
+        assert difference in error
+        assert error.count("\n") == 1
+
+
+class TestErrors:
+    @pytest.mark.parametrize(
+        ("flags", "message"),
+        [
+            (["--data.path", "absent.csv"], "absent.csv"),
+            (["--data.batch_size", "many"], "data.batch_size"),
+            (["--data.val_size", "1.5"], "--data.val_size"),
+            (["--model.dropout", "2"], "dropout must be in [0, 1)"),
+            (["--model.penalty", "l3"], "model.penalty"),
+            (["--config", "no-such-recipe"], "no-such-recipe"),
+            (["--no_such_flag", "1"], "no_such_flag"),
+            (["--ckpt_path", "absent.ckpt"], "absent.ckpt: cannot be read: No such file"),
+        ],
+    )
+    def test_a_mistake_is_one_line_and_exit_code_2(self, data, flags, message, capsys):
+        assert train([*data, *flags]) == 2
+        error = capsys.readouterr().err
+        assert error.startswith("error: ")
+        assert message in error
+        assert error.count("\n") == 1
+        assert not Path("lightning_logs").exists()
+
+    @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+    def test_no_gpu(self, data, capsys):
+        assert train([*data, "--accelerator", "gpu"]) == 2
+        error = capsys.readouterr().err
+        assert "gpu" in error.lower()
+        assert error.count("\n") == 1
+
+
+class TestSubcommands:
+    def test_fit_validate_test_predict(self, data, capsys):
+        assert main(["fit", *data]) == 0
+        checkpoint = str(run_folder() / "checkpoints/last.ckpt")
+        for subcommand in ("validate", "test", "predict"):
+            assert main([subcommand, *data, "--ckpt_path", checkpoint]) == 0
+        assert "test_loss" in capsys.readouterr().out
+
+    def test_a_mistake_is_one_line_and_exit_code_2(self, data, capsys):
+        assert main(["fit", *data, "--data.batch_size", "many"]) == 2
+        assert capsys.readouterr().err.count("\n") == 1
+
+    def test_a_checkpoint_of_another_split_keeps_its_own_units(self, data, table):
+        main(["fit", *data])
+        checkpoint = run_folder() / "checkpoints/last.ckpt"
+        model = GPARegressor.load_from_checkpoint(checkpoint, weights_only=True)
+        other = GPADataModule(path=str(table), seed=5)
+        trainer = fit(GPARegressor(hidden_sizes=(16, 8)), other, epochs=0)
+        trainer.test(model, datamodule=other, ckpt_path=str(checkpoint), weights_only=True)
+        state = torch.load(checkpoint, weights_only=True)["GPADataModule"]
+        assert torch.equal(other.state_dict()["mean"], state["mean"])

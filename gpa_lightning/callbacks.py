@@ -61,8 +61,9 @@ class LossCurves(Callback):
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Draw the picture."""
         self._note(trainer, trainer.current_epoch - 1)
-        if trainer.is_global_zero and trainer.loggers and trainer.log_dir and self.training:
-            self.save(Path(trainer.log_dir) / "loss_curves.png")
+        folder = trainer.log_dir  # asked on every process: Lightning has them agree on it
+        if trainer.is_global_zero and trainer.loggers and folder and self.training:
+            self.save(Path(folder) / "loss_curves.png")
 
     def _note(self, trainer: Trainer, epoch: int) -> None:
         for name, curve in (("train_loss", self.training), ("val_loss", self.validation)):

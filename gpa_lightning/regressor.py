@@ -205,8 +205,9 @@ class GPARegressor(LightningModule):
     def _log_metrics(self, metrics: MetricCollection, loss: str) -> None:
         values = metrics.compute()
         metrics.reset()
-        self.log(loss, values.pop(loss), prog_bar=True)
-        self.log_dict(values)
+        # torchmetrics has summed over all devices already; this only keeps Lightning from asking
+        self.log(loss, values.pop(loss), prog_bar=True, sync_dist=True)
+        self.log_dict(values, sync_dist=True)
 
     def predict_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Predict GPAs, shape ``(batch, 1)``, from the batch's first element, the scores."""

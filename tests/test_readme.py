@@ -1,0 +1,129 @@
+"""Every command and program of the README, run as it stands there, on a small table."""
+
+import os
+import re
+import shlex
+import shutil
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from runs import PROJECT, run
+
+from gpa_lightning import predict
+from gpa_lightning.cli import main, train
+
+README = (PROJECT / "README.md").read_text()
+BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```", README, flags=re.MULTILINE | re.DOTALL)
+COMMANDS = [line for kind, block in BLOCKS if kind == "bash" for line in block.splitlines()]
+PROGRAMS: dict[str, Callable[[list[str]], int]] = {
+    "python scripts/train.py": train,
+    "python scripts/predict.py": predict.main,
+    "python -m gpa_lightning": main,
+}
+QUICK = ["--trainer.limit_train_batches", "2", "--max_epochs", "2"]
+
+
+def arguments(command: str, program: str) -> list[str]:
+    return shlex.split(command.removeprefix(program))
+
+
+@pytest.fixture
+def home(table: Path, workplace: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder as the README assumes it: a table, and the checkpoint of an earlier run."""
+    shutil.copy(table, "students.csv")
+    monkeypatch.setenv("GPA_CSV", str(table))
+    assert train([*QUICK, "--max_epochs", "1"]) == 0
+    return workplace
+
+
+IN_PROCESS = [
+    (command, program)
+    for command in COMMANDS
+    for program in PROGRAMS
+    if command.startswith(program) and "--help" not in command and "--devices 2" not in command
+]
+
+
+@pytest.mark.parametrize(("command", "program"), IN_PROCESS)
+def test_command(command, program, home, capsys):
+    if "--accelerator gpu" in command and not torch.cuda.is_available():
+        assert PROGRAMS[program](arguments(command, program)) == 2
+        assert "gpu" in capsys.readouterr().err
+        return
+    if "synthetic" in command:
+        (home / "students.csv").unlink()
+    quick = QUICK if "train" in program or " fit" in command else []
+    assert PROGRAMS[program]([*arguments(command, program), *quick]) == 0
+    if "predict" in program:
+        assert "predicted_gpa" in (home / "predictions.csv").read_text()
+
+
+def test_several_processes(home):
+    (command,) = (line for line in COMMANDS if "--devices 2" in line)
+    flags = arguments(command, "python scripts/train.py")
+    result = run(PROJECT / "scripts/train.py", *flags, *QUICK, cwd=home)
+    assert result.returncode == 0, result.stderr
+    assert "test MSE" in result.stdout
+    assert "sync_dist" not in result.stderr
+
+
+def test_help():
+    result = run(PROJECT / "scripts/train.py", "--help")
+    assert result.returncode == 0
+    for flag in ("--max_epochs", "--data.path", "--model.dropout", "--early_stopping"):
+        assert flag in result.stdout
+
+
+def test_python(home):
+    (program,) = (block for kind, block in BLOCKS if kind == "python")
+    environment = {**os.environ, "PYTHONPATH": str(PROJECT)}  # as if in the project's folder
+    result = run("-c", program, cwd=home, env=environment)
+    assert result.returncode == 0, result.stderr
+    assert "test_loss" in result.stdout
+
+
+def test_yaml(home):
+    (text,) = (block for kind, block in BLOCKS if kind == "yaml")
+    Path("my.yaml").write_text(text)
+    assert train(["--config", "my.yaml", *QUICK]) == 0
+
+
+def test_make_targets_exist():
+    targets = {line.split()[1] for line in COMMANDS if line.startswith("make ")}
+    assert {"train", "test", "tensorboard"} <= targets
+    for target in [*targets, "lint", "clean", "help"]:
+        subprocess.run(["make", "--dry-run", target], cwd=PROJECT, check=True, capture_output=True)
+
+
+def test_make_train(home):
+    (command,) = (line for line in COMMANDS if line.startswith("make train ARGS"))
+    _, _, flags = shlex.split(command)
+    result = subprocess.run(
+        ["make", "train", f"{flags} {shlex.join(QUICK)} --trainer.logger false --trainer.default_root_dir {home}"],
+        cwd=PROJECT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert result.returncode == 0, result.stderr
+    assert "test MSE" in result.stdout
+
+
+def test_every_command_is_run_by_a_test():
+    run_here = {command for command, _ in IN_PROCESS}
+    rest = [line for line in COMMANDS if line not in run_here]
+    known = ("make ", "python -m venv", ".venv/bin/", "python scripts/train.py --help")
+    assert [line for line in rest if not line.startswith(known) and "--devices 2" not in line] == []
+
+
+def test_the_recipes_in_the_table_are_all_there_are():
+    listed = set(re.findall(r"^\| `([\w-]+)` \|", README, flags=re.MULTILINE))
+    assert listed == {path.stem for path in (PROJECT / "gpa_lightning/recipes").glob("*.yaml")}
+
+
+def test_files_that_are_named_exist():
+    for path in re.findall(r"`((?:gpa_lightning|scripts|docs)/[\w./-]+)`", README):
+        assert (PROJECT / path).exists(), path

@@ -9,7 +9,6 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import RichProgressBar
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only
-from torch.utils.tensorboard.summary import hparams
 
 Curve = list[tuple[int, float]]
 
@@ -116,6 +115,8 @@ class HyperparameterTable(Callback):
     @rank_zero_only
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write the row."""
+        from torch.utils.tensorboard.summary import hparams  # slow to import
+
         values: dict[str, Any] = {**pl_module.hparams}
         data = getattr(trainer, "datamodule", None)
         if data is not None:

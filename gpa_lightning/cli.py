@@ -19,7 +19,7 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
 from gpa_lightning.checkpoint import CheckpointError, find_last, read_checkpoint
 from gpa_lightning.data.datamodule import GPADataModule
-from gpa_lightning.data.sources import DataError
+from gpa_lightning.data.table import DataError
 from gpa_lightning.regressor import GPARegressor
 from gpa_lightning.summary import FitReport, print_summary
 

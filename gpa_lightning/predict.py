@@ -18,7 +18,8 @@ from pyarrow import parquet
 
 from gpa_lightning.checkpoint import DATA_KEY, CheckpointError, read_checkpoint
 from gpa_lightning.data.datamodule import EVALUATION_ROWS, GPADataModule
-from gpa_lightning.data.sources import DataError, read_scores
+from gpa_lightning.data.sources import read_scores
+from gpa_lightning.data.table import DataError
 from gpa_lightning.network import FullyConnectedNetwork
 from gpa_lightning.output import OutputError, whole_file
 

@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from gpa_lightning.data.sources import FEATURES
+from gpa_lightning.data.table import FEATURES
 
 
 @pytest.fixture

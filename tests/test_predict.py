@@ -12,7 +12,7 @@ from lightning.pytorch import Callback
 from runs import PROJECT, fit, run
 
 from gpa_lightning import GPADataModule, GPARegressor
-from gpa_lightning.data.sources import FEATURES
+from gpa_lightning.data.table import FEATURES
 from gpa_lightning.predict import main
 
 SCRIPT = PROJECT / "scripts" / "predict.py"

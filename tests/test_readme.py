@@ -101,8 +101,9 @@ def test_make_targets_exist():
 def test_make_train(home):
     (command,) = (line for line in COMMANDS if line.startswith("make train ARGS"))
     _, _, flags = shlex.split(command)
+    elsewhere = ["--trainer.logger", "false", "--trainer.default_root_dir", str(home)]
     result = subprocess.run(
-        ["make", "train", f"{flags} {shlex.join(QUICK)} --trainer.logger false --trainer.default_root_dir {home}"],
+        ["make", "train", f"{flags} {shlex.join(QUICK + elsewhere)}"],
         cwd=PROJECT,
         capture_output=True,
         text=True,

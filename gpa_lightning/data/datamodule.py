@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from gpa_lightning.data.loaders import BatchSampler, TableDataset, table_loader
-from gpa_lightning.data.sources import DataError, Provenance, Table, load_table
+from gpa_lightning.data.table import DataError, Provenance, Source, Table
 
 log = logging.getLogger(__name__)
 
@@ -68,7 +68,7 @@ class GPADataModule(LightningDataModule):
 
     def __init__(
         self,
-        source: Literal["auto", "file", "download", "synthetic"] = "auto",
+        source: Source = "auto",
         path: str | None = None,
         batch_size: int | Literal["full"] = 100,
         test_size: float = 0.2,
@@ -108,6 +108,8 @@ class GPADataModule(LightningDataModule):
 
     def _load(self) -> Table:
         if self._table is None:
+            from gpa_lightning.data.sources import load_table  # brings pandas, which is slow
+
             self._table = load_table(self.source, self.path)
             self._feature_names = self._table.feature_names
             self._target_name = self._table.target_name

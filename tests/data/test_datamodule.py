@@ -5,7 +5,7 @@ import torch
 from sklearn.preprocessing import StandardScaler
 
 from gpa_lightning import GPADataModule
-from gpa_lightning.data.sources import FEATURES, DataError
+from gpa_lightning.data.table import FEATURES, DataError
 
 
 def set_up(path, **settings) -> GPADataModule:

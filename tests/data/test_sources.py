@@ -19,7 +19,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gpa_lightning.data import sources
+from gpa_lightning.data import formats
 from gpa_lightning.data.sources import (
     FEATURES,
     TARGET,
@@ -157,7 +157,7 @@ def test_ten_thousand_columns_are_read(tmp_path: Path) -> None:
 def test_many_blocks_join_to_one_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "GPA.csv"
     path.write_text(table(300))
-    monkeypatch.setattr(sources._Csv, "BLOCK", 200)
+    monkeypatch.setattr(formats._Csv, "BLOCK", 200)
     np.testing.assert_array_equal(load(path).features, expected(300)[:, :-1])
     path.write_text(table(300).replace(LINES[7], LINES[7] + "?"))
     with pytest.raises(DataError, match=r"line 9, column 'gpa': '0\.07\?' is not a number"):
@@ -179,7 +179,7 @@ def test_memory_stays_near_the_size_of_the_table(tmp_path: Path) -> None:
     table_bytes = found.features.base.nbytes
     assert table_bytes == 300_000 * 10 * 8
     # the parts are freed while they are joined; tracemalloc counts the untouched part of the whole
-    assert peak < 2.2 * table_bytes + 4 * sources._Csv.BLOCK
+    assert peak < 2.2 * table_bytes + 4 * formats._Csv.BLOCK
     assert pool.bytes_allocated() == before
 
 
@@ -630,7 +630,7 @@ def test_text_columns_have_to_be_utf_8(tmp_path: Path) -> None:
 def test_quoted_lines_are_kept_together_across_blocks(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sources._Csv, "BLOCK", 64)
+    monkeypatch.setattr(formats._Csv, "BLOCK", 64)
     path = tmp_path / "students.csv"
     notes = ["", "\n", 'a "quoted"\n\nnote, and more', "\n" * 30, "last"] * 9
     pd.DataFrame({"note": notes, "math": range(45)}).to_csv(path, index=False)
@@ -712,7 +712,7 @@ def scratch(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("any") / "table.csv"
 
 
-finite = st.floats(-sources.LARGEST, sources.LARGEST) | st.integers(-(10**30), 10**30).map(float)
+finite = st.floats(-formats.LARGEST, formats.LARGEST) | st.integers(-(10**30), 10**30).map(float)
 names = st.lists(
     st.text(string.ascii_letters + "_ %äß", min_size=1).map(str.strip).filter(bool),
     min_size=2,

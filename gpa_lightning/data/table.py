@@ -1,0 +1,84 @@
+"""What a table of students is, and the error for one that is not."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+FEATURES = (
+    "physics",
+    "biology",
+    "history",
+    "English",
+    "geography",
+    "literature",
+    "Portuguese",
+    "math",
+    "chemistry",
+)
+TARGET = "gpa"
+SEX = ("male", "female")  # 0/1 columns in front of the exams in the second published layout
+
+Source: TypeAlias = Literal["auto", "file", "download", "synthetic"]
+Array: TypeAlias = npt.NDArray[np.float64]
+
+
+class DataError(ValueError):
+    """A mistake in the data or in how they are asked for: one printable line, with what to do."""
+
+    def __init__(self, message: str) -> None:
+        # names and cells come from the file: no line breaks or terminal codes out of them
+        super().__init__(
+            "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in message)
+        )
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """Which data a result stands on.
+
+    Attributes:
+        kind: The user's file, an earlier download, a new one, or the synthetic twin.
+        location: The file's path, the URL, or a description of the twin.
+        rows: The number of students.
+        sha256: Of the file's bytes; of the float64 values, row by row, for the twin.
+    """
+
+    kind: Literal["file", "cache", "download", "synthetic"]
+    location: str
+    rows: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Table:
+    """A valid table: every value is finite and within the range of single precision.
+
+    Attributes:
+        features: Exam scores, float64 of shape (rows, n_features).
+        target: GPAs, float64 of shape (rows,).
+        feature_names: The names of the n_features columns.
+        target_name: The name of the target column.
+        provenance: Where the table comes from.
+    """
+
+    features: Array
+    target: Array
+    feature_names: tuple[str, ...]
+    target_name: str
+    provenance: Provenance
+
+
+def quoted(text: str) -> str:
+    """Return a cell or a name in quotes, cut to a length that suits a message."""
+    return repr(text if len(text) <= 40 else f"{text[:40]}...")
+
+
+def listed(names: Sequence[str]) -> str:
+    """Return names in quotes, the first five of them, for a message."""
+    more = f" and {len(names) - 5:,} more" if len(names) > 5 else ""
+    return ", ".join(map(quoted, names[:5])) + more

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import signal
 import sys
 import time
 import warnings
@@ -16,10 +17,12 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint, ProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from gpa_lightning.checkpoint import CheckpointError, find_last, read_checkpoint
 from gpa_lightning.data.datamodule import GPADataModule
 from gpa_lightning.data.table import DataError
+from gpa_lightning.output import OutputError
 from gpa_lightning.regressor import GPARegressor
 from gpa_lightning.summary import FitReport, print_summary
 
@@ -223,10 +226,34 @@ def _run(program: Callable[[Sequence[str]], object], args: Sequence[str] | None)
     _quieten_third_parties()
     try:
         program(arguments)
-    except (ArgumentError, CheckpointError, DataError, MisconfigurationException) as error:
-        print("error:", " ".join(str(error).split()), file=sys.stderr)  # noqa: T201
-        return 2
+    except (ArgumentError, CheckpointError, DataError, OutputError) as error:
+        return _refuse(str(error))
+    except MisconfigurationException as error:
+        hint = "; --accelerator cpu runs everywhere" if "backend" in str(error) else ""
+        return _refuse(f"{error}{hint}")
+    except RuntimeError as error:
+        if "conditioned on metric" in str(error):  # EarlyStopping's word for a wrong `monitor`
+            return _refuse(str(error))
+        raise
+    except SIGTERMException:
+        return _interrupted(signal.SIGTERM)
+    except (KeyboardInterrupt, SystemExit) as stop:
+        # Lightning answers Ctrl-C by an orderly end and exit code 1
+        if isinstance(stop, KeyboardInterrupt) or isinstance(stop.__context__, KeyboardInterrupt):
+            return _interrupted(signal.SIGINT)
+        raise
     return 0
+
+
+def _refuse(message: str) -> int:
+    print("error:", " ".join(message.split()), file=sys.stderr)  # noqa: T201
+    return 2
+
+
+def _interrupted(by: signal.Signals) -> int:
+    how = "--ckpt_path last goes on from the end of the last whole epoch"
+    print(f"interrupted by {by.name}; the same command with {how}", file=sys.stderr)  # noqa: T201
+    return 128 + by
 
 
 def _with_recipes(args: Sequence[str]) -> list[str]:

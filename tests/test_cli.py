@@ -280,11 +280,18 @@ class TestErrors:
         assert error.count("\n") == 1
         assert not Path("lightning_logs").exists()
 
+    def test_a_metric_that_does_not_exist(self, data, capsys):
+        assert train([*data, "--early_stopping.monitor", "val_lost"]) == 2
+        error = capsys.readouterr().err
+        assert "val_lost" in error
+        assert error.count("\n") == 1
+
     @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
     def test_no_gpu(self, data, capsys):
         assert train([*data, "--accelerator", "gpu"]) == 2
         error = capsys.readouterr().err
-        assert "gpu" in error.lower()
+        assert "gpu" in error
+        assert "--accelerator cpu" in error
         assert error.count("\n") == 1
 
 

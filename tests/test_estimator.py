@@ -1,0 +1,267 @@
+import logging
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from joblib import parallel_config
+from lightning.pytorch import seed_everything
+from runs import fit, weights
+from sklearn.datasets import make_friedman1
+from sklearn.exceptions import NotFittedError
+from sklearn.metrics import r2_score
+from sklearn.model_selection import (
+    GridSearchCV,
+    cross_val_score,
+    learning_curve,
+    train_test_split,
+    validation_curve,
+)
+from sklearn.neural_network import MLPRegressor
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler, scale
+from sklearn.utils.estimator_checks import parametrize_with_checks
+
+from gpa_lightning import GPADataModule, GPARegressor, LightningMLPRegressor, random_states
+
+SMALL = {"hidden_layer_sizes": (8,), "max_iter": 3, "random_state": 0}
+
+
+@pytest.fixture(scope="module")
+def curved():
+    """600 rows of a curved function with some noise, of unit variance."""
+    X, y = make_friedman1(600, 6, noise=1, random_state=0)
+    return X, scale(y)
+
+
+@parametrize_with_checks(
+    [
+        LightningMLPRegressor(max_iter=5),
+        LightningMLPRegressor(
+            (64, 32),
+            dropout=0.1,
+            penalty="l2",
+            batch_size=50,
+            learning_rate_init=0.02,
+            max_iter=5,
+            early_stopping=True,
+        ),
+    ]
+)
+def test_it_is_a_scikit_learn_estimator(estimator, check):
+    check(estimator)
+
+
+def test_defaults_are_those_of_the_model_and_the_data():
+    estimator, model, data = (
+        LightningMLPRegressor(),
+        GPARegressor().hparams,
+        GPADataModule().hparams,
+    )
+    assert estimator.hidden_layer_sizes == model["hidden_sizes"]
+    assert estimator.learning_rate_init == model["learning_rate"]
+    assert estimator.batch_size == data["batch_size"]
+    for name in ("dropout", "penalty", "penalty_weight"):
+        assert getattr(estimator, name) == model[name]
+
+
+def test_it_ends_with_the_weights_that_a_trainer_ends_with(table):
+    data = GPADataModule(path=str(table), batch_size=32, seed=7)
+    seed_everything(7)
+    model = GPARegressor(
+        hidden_sizes=(32, 16), dropout=0.1, learning_rate=0.01, penalty="l1", penalty_weight=1e-3
+    )
+    fit(model, data, epochs=4)
+
+    rows = np.random.default_rng(7).permutation(537)[: data.rows["training"]]
+    students = pd.read_csv(table).iloc[rows]
+    estimator = LightningMLPRegressor(
+        (32, 16),
+        dropout=0.1,
+        learning_rate_init=0.01,
+        penalty="l1",
+        penalty_weight=1e-3,
+        batch_size=32,
+        max_iter=4,
+        random_state=7,
+    ).fit(students[list(data.feature_names)], students["gpa"])
+
+    for ours, theirs in zip(weights(estimator.network_), weights(model), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+    assert estimator.loss_ == model.trainer.callback_metrics["train_loss"].item()
+    assert estimator.feature_names_in_.tolist() == list(data.feature_names)
+
+
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+def test_it_is_as_good_as_scikit_learns(curved):
+    X, X_test, y, y_test = train_test_split(*curved, random_state=0)
+    same = {
+        "hidden_layer_sizes": (64, 32),
+        "batch_size": 50,
+        "learning_rate_init": 0.003,
+        "max_iter": 40,
+        "random_state": 0,
+    }
+    ours = LightningMLPRegressor(**same)
+    theirs = make_pipeline(StandardScaler(), MLPRegressor(**same))
+    scores = [regressor.fit(X, y).score(X_test, y_test) for regressor in (ours, theirs)]
+    assert scores == pytest.approx([0.92, 0.92], abs=0.03)
+
+
+def test_units_of_the_features_do_not_matter(curved):
+    X, y = curved
+    scores = LightningMLPRegressor(**SMALL).fit(X, y).predict(X)
+    points = LightningMLPRegressor(**SMALL).fit(1024 * X, y).predict(1024 * X)
+    np.testing.assert_array_equal(scores, points)
+
+
+def test_early_stopping_keeps_the_best_epoch(curved):
+    X, y = curved
+    noisy = y + np.random.default_rng(0).normal(0, 5, len(y))
+    estimator = LightningMLPRegressor(
+        (64,), learning_rate_init=0.02, early_stopping=True, validation_fraction=0.2, random_state=3
+    ).fit(X, noisy)
+    scores = estimator.validation_scores_
+    assert estimator.n_iter_ == len(scores) == len(estimator.loss_curve_) < estimator.max_iter
+    assert estimator.best_validation_score_ == max(scores) > scores[-1]
+    assert estimator.best_loss_ is None
+    _, X_val, _, y_val = train_test_split(X, noisy, test_size=0.2, random_state=3)
+    assert r2_score(y_val, estimator.predict(X_val)) == pytest.approx(max(scores), abs=1e-6)
+
+
+@pytest.mark.parametrize(("patience", "epochs"), [(3, 4), (np.inf, 6)])
+def test_training_ends_when_it_stalls(curved, patience, epochs):
+    estimator = LightningMLPRegressor((8,), tol=1e9, max_iter=6, n_iter_no_change=patience)
+    estimator.fit(*curved)
+    assert estimator.n_iter_ == len(estimator.loss_curve_) == epochs
+    assert estimator.loss_ == estimator.loss_curve_[-1]
+    assert estimator.best_loss_ == min(estimator.loss_curve_)
+    assert estimator.validation_scores_ is estimator.best_validation_score_ is None
+
+
+def test_grids_and_curves(curved):
+    X, y = curved
+    grid = {
+        "hidden_layer_sizes": [(8,), (16, 8)],
+        "dropout": [0, 0.2],
+        "penalty_weight": [0, 0.1],
+    }
+    search = GridSearchCV(LightningMLPRegressor(**SMALL, penalty="l2"), grid, cv=2).fit(X, y)
+    assert set(search.best_params_) == set(grid)
+    assert np.isfinite(search.cv_results_["mean_test_score"]).all()
+
+    estimator = LightningMLPRegressor(**SMALL)
+    powers = {"param_name": "learning_rate_init", "param_range": np.logspace(-3, -2, 2)}
+    for scores in validation_curve(estimator, X, y, **powers, cv=2):
+        assert scores.shape == (2, 2)
+        assert np.isfinite(scores).all()
+    sizes, *both = learning_curve(estimator, X, y, train_sizes=[10, 100], cv=2)
+    assert sizes.tolist() == [10, 100]
+    assert np.isfinite(both).all()
+
+
+@pytest.mark.parametrize("backend", ["loky", "threading"])
+def test_several_fits_at_a_time_give_what_one_after_another_do(curved, backend):
+    estimator = LightningMLPRegressor(**SMALL, dropout=0.2)
+    expected = cross_val_score(estimator, *curved, cv=4)
+    with parallel_config(backend, n_jobs=2):
+        scores = cross_val_score(estimator, *curved, cv=4)
+    np.testing.assert_allclose(scores, expected, rtol=1e-5)
+
+
+def test_it_leaves_no_trace(curved, workplace: Path, capfd, caplog, recwarn):
+    caplog.set_level(logging.INFO)
+    level = logging.getLogger("lightning.pytorch").level
+    before = random_states.collect()
+    LightningMLPRegressor(**SMALL, dropout=0.1, early_stopping=True).fit(*curved)
+    after = random_states.collect()
+    assert torch.equal(before["torch"], after["torch"])
+    assert torch.equal(before["numpy"]["state"]["key"], after["numpy"]["state"]["key"])
+    assert before["python"] == after["python"]
+    assert logging.getLogger("lightning.pytorch").level == level
+    assert not [*workplace.iterdir()]
+    assert capfd.readouterr() == ("", "")
+    assert not caplog.records
+    assert not recwarn.list
+
+
+def test_verbose_prints_the_losses(curved, capsys):
+    LightningMLPRegressor(**SMALL, early_stopping=True, verbose=True).fit(*curved)
+    first, *_, last = capsys.readouterr().out.splitlines()
+    assert first.startswith("Epoch 1: train_loss = ")
+    assert ", val_loss = " in last
+
+
+def test_random_state_decides(curved):
+    X, y = curved
+
+    def prediction(random_state):
+        estimator = LightningMLPRegressor((8,), max_iter=1, random_state=random_state)
+        return estimator.fit(X, y).predict(X)
+
+    np.testing.assert_array_equal(prediction(5), prediction(np.int64(5)))
+    generator = np.random.RandomState(5)
+    first, second = prediction(generator), prediction(generator)
+    assert not np.array_equal(first, second)
+    np.testing.assert_array_equal(first, prediction(np.random.RandomState(5)))
+
+
+@pytest.mark.parametrize(
+    ("rows", "features", "changes"),
+    [
+        (20, 1, {}),
+        (5, 50, {}),
+        (2, 3, {}),
+        (3, 2, {"early_stopping": True}),
+        (20, 3, {"batch_size": "full"}),
+        (20, 3, {"hidden_layer_sizes": 4}),
+        (20, 3, {"hidden_layer_sizes": np.array([4, 2])}),
+        (20, 3, {"hidden_layer_sizes": ()}),
+    ],
+)
+@pytest.mark.parametrize("constant", [False, True])
+def test_tables_of_any_shape(rows, features, changes, constant):
+    random = np.random.default_rng(0)
+    X, y = random.normal(size=(rows, features)), random.normal(size=rows)
+    if constant:
+        X[:, 0], y[:] = 3, 2
+    predictions = LightningMLPRegressor(**{**SMALL, **changes}).fit(X, y).predict(X)
+    assert predictions.shape == (rows,)
+    assert predictions.dtype == np.float64
+    assert np.isfinite(predictions).all()
+
+
+def test_linear_regression_is_learnt():
+    X = np.random.default_rng(0).normal(550, 100, size=(200, 3))
+    y = 2 + X @ [0.001, -0.002, 0.003]
+    estimator = LightningMLPRegressor((), learning_rate_init=0.05, tol=0, random_state=0)
+    np.testing.assert_allclose(estimator.fit(X, y).predict(X), y, atol=0.05)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"hidden_layer_sizes": (8, 0)},
+        {"dropout": 1},
+        {"penalty": "l3"},
+        {"penalty_weight": -1},
+        {"batch_size": 0},
+        {"max_iter": 0},
+        {"learning_rate_init": 0},
+        {"validation_fraction": 1.0},
+        {"n_iter_no_change": 0},
+    ],
+)
+def test_parameters_out_of_range_are_refused(curved, wrong):
+    with pytest.raises(ValueError, match="|".join([*wrong, "every layer needs"])):
+        LightningMLPRegressor(**{**SMALL, **wrong}).fit(*curved)
+
+
+def test_a_diverging_training_is_reported(curved):
+    X, y = curved
+    estimator = LightningMLPRegressor(**SMALL)
+    with pytest.raises(ValueError, match="the training diverged: its loss is inf"):
+        estimator.fit(X, 1e30 * y)
+    with pytest.raises(NotFittedError):
+        estimator.predict(X)

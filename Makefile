@@ -5,7 +5,7 @@ BIN := .venv/bin
 INSTALLED := .venv/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help train test lint format tensorboard clean
+.PHONY: help train study test lint format tensorboard clean
 
 help: ## list what there is
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
@@ -32,6 +32,9 @@ lint: $(INSTALLED) ## check style and types
 format: $(INSTALLED) ## format the code
 	$(BIN)/ruff check --fix --quiet .
 	$(BIN)/ruff format --quiet .
+
+study: $(INSTALLED) ## reproduce the lecture's claims: make study ARGS="list", ARGS="polynomial"
+	$(BIN)/python scripts/study.py $(ARGS)
 
 tensorboard: $(INSTALLED) ## show the curves at http://localhost:6006
 	$(BIN)/tensorboard --logdir lightning_logs --host 127.0.0.1 $(ARGS)

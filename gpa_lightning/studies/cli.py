@@ -1,0 +1,111 @@
+"""``scripts/study.py``: the lecture's studies by name."""
+
+from __future__ import annotations
+
+import sys
+from argparse import ArgumentError
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
+
+from jsonargparse import ArgumentParser
+from jsonargparse.typing import NonNegativeInt, PositiveInt
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from rich.console import Console
+from rich.markup import escape
+
+from gpa_lightning import GPADataModule
+from gpa_lightning.data.table import DataError
+from gpa_lightning.output import OutputError
+from gpa_lightning.studies import STUDIES, Result, Settings
+from gpa_lightning.studies.page import save_page
+from gpa_lightning.studies.settings import OUTPUT
+
+STOPPED = 130  # the shell's code for a program that Ctrl-C has ended
+
+
+def main(args: Sequence[str] | None = None) -> int:
+    """Run ``scripts/study.py``.
+
+    Args:
+        args: The command line, without the program's name; by default that of the process.
+
+    Returns:
+        The exit code: 0, 2 for a mistake that the user can mend, 130 if stopped by Ctrl-C.
+    """
+    console = Console(soft_wrap=True, highlight=False)
+    try:
+        config = _parser().parse_args(args)
+        settings = Settings(
+            config.data.as_dict(),
+            config.accelerator,
+            [int(seed) for seed in config.seeds],  # plain, as checkpoints will hold them
+            Path(config.output),
+            config.quick,
+            config.n_jobs,
+        )
+        if config.name == "list":
+            for name, study in STUDIES.items():
+                console.print(f"{name:<18} {_first_line(study.__module__)}")
+        elif config.name == "all":
+            results = [_study(name, settings, console) for name in STUDIES]
+            console.print(f"the whole lecture: {save_page(results, settings)}")
+        else:
+            _study(config.name, settings, console)
+    except (ArgumentError, DataError, MisconfigurationException, OutputError) as error:
+        print("error:", " ".join(str(error).split()), file=sys.stderr)  # noqa: T201
+        return 2
+    except KeyboardInterrupt:
+        console.print("stopped; the same command goes on from here")
+        return STOPPED
+    return 0
+
+
+def _study(name: str, settings: Settings, console: Console) -> Result:
+    result = STUDIES[name](settings)
+    folder = result.save(settings)
+    console.print(f"\n[bold]{escape(result.title)}[/]")
+    for verdict, claim in result.verdicts(settings):
+        console.print(f"[bold]{verdict}[/]: {escape(claim.text)}\n    {escape(claim.numbers)}")
+    console.print(f"saved in {folder}\n")
+    return result
+
+
+def _first_line(module: str) -> str:
+    return (sys.modules[module].__doc__ or "").splitlines()[0]
+
+
+def _parser() -> ArgumentParser:
+    parser = ArgumentParser(
+        prog="study.py",
+        description="Measure what the lecture says about overfitting, and check its claims. "
+        "Finished runs are kept: a study that was stopped goes on where it was.",
+        exit_on_error=False,
+    )
+    add = parser.add_argument
+    add("name", choices=[*STUDIES, "all", "list"], help="The study; all of them; or their list.")
+    parser.add_class_arguments(
+        GPADataModule, "data", skip={"batch_size", "val_size", "seed", "num_workers"}
+    )
+    add(
+        "--accelerator",
+        type=Literal["auto", "cpu", "gpu"],
+        default="auto",
+        help="What trains; auto takes a GPU if there is one.",
+    )
+    add(
+        "--seeds",
+        nargs="+",
+        type=NonNegativeInt,
+        default=[0, 1, 2, 3, 4],
+        help="One repetition each, of split, initial weights and shuffling.",
+    )
+    add("--output", default=str(OUTPUT), help="The folder that gets a folder for each study.")
+    add("--quick", action="store_true", help="A version of a few seconds, which judges nothing.")
+    add(
+        "--n_jobs",
+        type=PositiveInt | Literal[-1],
+        default=1,
+        help="Runs at a time; -1: one a core.",
+    )
+    return parser

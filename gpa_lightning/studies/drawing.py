@@ -1,0 +1,54 @@
+"""How the studies' figures look: alike, and readable when printed in black and white."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+MSE = "MSE (squared grade points)"
+
+# told apart by line and marker; colour is an extra
+TRAINING: Mapping[str, Any] = {"color": "tab:blue", "linestyle": "--", "marker": "o"}
+TEST: Mapping[str, Any] = {"color": "black", "linestyle": "-", "marker": "s"}
+
+
+def new_axes(titles: tuple[str, ...] = ("",), **labels: Any) -> tuple[Figure, list[Axes]]:
+    """Make a figure of axes, two in a row.
+
+    Args:
+        titles: One for each.
+        labels: ``xlabel``, ``ylabel``, ``xscale`` and ``yscale`` of all of them.
+    """
+    columns = min(2, len(titles))
+    rows = -(-len(titles) // columns)
+    figure = Figure(figsize=(2 + 4.2 * columns, 0.6 + 3.4 * rows), layout="constrained")
+    axes = [
+        figure.add_subplot(rows, columns, place, title=title, **labels)
+        for place, title in enumerate(titles, start=1)
+    ]
+    for each in axes:
+        each.grid(alpha=0.3)
+    return figure, axes
+
+
+def draw_band(
+    axes: Axes, table: pd.DataFrame, x: str, y: str, style: Mapping[str, Any], **more: Any
+) -> None:
+    """Draw the median over the runs, and a band from the lowest to the highest.
+
+    Args:
+        axes: Where.
+        table: A row per run and x.
+        x: The column to draw over.
+        y: The column to draw.
+        style: Of the line.
+        more: Further properties of the line, such as its label.
+    """
+    runs = table.groupby(x)[y]
+    middle = runs.median()
+    axes.plot(middle.index, middle, **{"markersize": 3.5, **style, **more})
+    axes.fill_between(middle.index, runs.min(), runs.max(), color=style["color"], alpha=0.15, lw=0)

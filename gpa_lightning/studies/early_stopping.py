@@ -1,0 +1,199 @@
+"""Early stopping, at three degrees of patience, and a proof that the test set has no part in it."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import pandas as pd
+from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
+from matplotlib.figure import Figure
+
+from gpa_lightning import GPADataModule, GPARegressor
+from gpa_lightning.studies.drawing import MSE, new_axes
+from gpa_lightning.studies.full_batch import HIDDEN, QUICK_HIDDEN
+from gpa_lightning.studies.result import Claim, Result
+from gpa_lightning.studies.runs import Outcome, Run, fit, perform
+from gpa_lightning.studies.settings import Settings
+
+NAME = "early-stopping"
+PATIENCES = (1, 3, 10)
+NONE = "none"
+
+
+class WithoutTestSet(GPADataModule):
+    """A data module whose test set is NaN: a training that looked at it would show that."""
+
+    def setup(self, stage: str | None = None) -> None:
+        """Split, standardise, and wipe out the test set."""
+        super().setup(stage)
+        for tensor in self.dataset("test").tensors:
+            tensor.fill_(float("nan"))
+
+
+def run(
+    settings: Settings,
+    folder: Path,
+    seed: int,
+    patience: int | None,
+    blind: bool,
+    hidden: list[int],
+    epochs: int,
+) -> Outcome:
+    """Train with a patience, or to the end; if ``blind``, without a test set."""
+    data = settings.data_module(seed, WithoutTestSet if blind else GPADataModule)
+    stopping = [] if patience is None else [EarlyStopping("val_loss", patience=patience)]
+    with TemporaryDirectory() as checkpoints:
+        best = ModelCheckpoint(checkpoints, monitor="val_loss", save_weights_only=True)
+        started = time.perf_counter()
+        model, trainer = fit(
+            settings,
+            folder,
+            data,
+            lambda: GPARegressor(settings.in_features, hidden),
+            best,
+            *stopping,
+            seed=seed,
+            max_epochs=epochs,
+            enable_checkpointing=True,
+        )
+        outcome: Outcome = {
+            "epochs": trainer.current_epoch,
+            "seconds": time.perf_counter() - started,
+            "weights": _fingerprint(model),
+        }
+        if not blind:
+            final = trainer.test(model, data, verbose=False)[0]
+            path = best.best_model_path
+            kept = trainer.test(model, data, ckpt_path=path, verbose=False, weights_only=True)[0]
+            outcome |= {"test_loss": final["test_loss"], "best_test_loss": kept["test_loss"]}
+    return outcome
+
+
+def _fingerprint(model: GPARegressor) -> str:
+    values = [parameter.detach().cpu().numpy().tobytes() for parameter in model.parameters()]
+    return hashlib.sha256(b"".join(values)).hexdigest()
+
+
+def study(settings: Settings) -> Result:
+    """Compare patience 1, 3, 10 and none.
+
+    Args:
+        settings: A run a seed and patience.
+    """
+    epochs, hidden = (4, QUICK_HIDDEN) if settings.quick else (100, HIDDEN)
+    runs = [
+        Run(
+            f"patience-{patience or NONE}{'-blind' if blind else ''}-seed-{seed}",
+            run,
+            {
+                "seed": seed,
+                "patience": patience,
+                "blind": blind,
+                "hidden": list(hidden),
+                "epochs": epochs,
+            },
+        )
+        for patience, blind in [
+            *((p, False) for p in PATIENCES),
+            (PATIENCES[0], True),
+            (None, False),
+        ]
+        for seed in settings.repetitions
+    ]
+    outcomes = perform(NAME, runs, settings)
+    table = pd.DataFrame(
+        [
+            {
+                "seed": done.arguments["seed"],
+                "patience": str(done.arguments["patience"] or NONE),
+                "test_set_wiped_out": done.arguments["blind"],
+                **outcome,
+            }
+            for done, outcome in zip(runs, outcomes, strict=True)
+        ]
+    )
+    open_eyed = table[~table.test_set_wiped_out]
+    summary = (
+        open_eyed.groupby("patience", sort=False)[
+            ["epochs", "seconds", "test_loss", "best_test_loss"]
+        ]
+        .mean()
+        .reset_index()
+    )
+    summary["time saved"] = 1 - summary.seconds / summary.seconds.iloc[-1]
+    return Result(
+        name=NAME,
+        title="Early stopping",
+        lecture="“Early stopping: Stop training when testing error increases. Typically split data "
+        "into training, validation, and testing. Stop training when the error on the validation "
+        "set begins to increase. This ensures that the training process never looks at the "
+        "testing data.”",
+        method=f"The lecture's network at 100 rows a batch, for at most {epochs} epochs; 64 % "
+        "training, 16 % validation, 20 % test. Patience is the number of epochs without a lower "
+        "validation loss after which training ends. test_loss: with the weights at the end of "
+        "training; best_test_loss: with those of the lowest validation loss, kept on the way. "
+        "Means over the seeds.",
+        table=table,
+        summary=summary,
+        figure=_figure(open_eyed, epochs),
+        alt="Test loss against the epoch at which training stopped: the more patience, the later "
+        "the stop and the higher the test loss.",
+        claims=_claims(table, open_eyed),
+    )
+
+
+def _claims(table: pd.DataFrame, open_eyed: pd.DataFrame) -> list[Claim]:
+    tests, seconds, epochs = (
+        open_eyed.pivot_table(index="seed", columns="patience", values=column)
+        for column in ("test_loss", "seconds", "epochs")
+    )
+    stopped = [str(patience) for patience in PATIENCES]
+    gains = {patience: tests[NONE] - tests[patience] for patience in stopped}
+    first = table[table.patience == stopped[0]]
+    pairs = first.groupby("seed").agg(
+        weights=("weights", "nunique"), epochs=("epochs", "nunique"), runs=("epochs", "size")
+    )
+    same = (pairs.weights == 1) & (pairs.epochs == 1) & (pairs.runs == 2)
+    return [
+        Claim(
+            "Early stopping avoids over-fitting: the test loss is lower than without it.",
+            "Test loss below that of the whole training by "
+            + "; ".join(f"{gains[p].mean():.4f} with patience {p}" for p in stopped)
+            + " (asked for: lower with every seed and patience).",
+            all(bool((gain > 0).all()) for gain in gains.values()),
+        ),
+        Claim(
+            "Training stops when the validation error begins to increase, which saves time.",
+            "; ".join(
+                f"patience {p}: stops after {epochs[p].mean():.1f} epochs, saves "
+                f"{1 - seconds[p].sum() / seconds[NONE].sum():.0%} of the time"
+                for p in stopped
+            )
+            + " (asked for: fewer epochs with every seed and patience).",
+            all(bool((epochs[patience] < epochs[NONE]).all()) for patience in stopped),
+        ),
+        Claim(
+            "The training process never looks at the testing data.",
+            f"With every number of the test set replaced by NaN, {same.sum()} of {len(same)} "
+            f"trainings with patience {stopped[0]} stop at the same epoch with the same weights, "
+            "to the last bit.",
+            bool(same.all()),
+        ),
+    ]
+
+
+def _figure(table: pd.DataFrame, epochs: int) -> Figure:
+    figure, (axes,) = new_axes(xlabel="epochs trained", ylabel=f"test {MSE}", xscale="log")
+    for (patience, part), marker in zip(table.groupby("patience", sort=False), "o^sX", strict=True):
+        at_most = f", {epochs} epochs" if patience == NONE else ""
+        label = f"patience {patience}{at_most}"
+        style: dict[str, Any] = {"marker": marker, "linestyle": "", "alpha": 0.8}
+        axes.plot(part.epochs, part.test_loss, label=label, **style)
+    kept = table[table.patience != NONE].best_test_loss.mean()
+    axes.axhline(kept, color="k", ls=":", label=f"weights of the best epoch: {kept:.4f}")
+    axes.legend()
+    return figure

@@ -1,0 +1,97 @@
+"""Training and test loss side by side, from the first tenth of an epoch to the hundredth epoch."""
+
+from __future__ import annotations
+
+import pandas as pd
+from matplotlib.figure import Figure
+
+from gpa_lightning.studies import mini_batch
+from gpa_lightning.studies.drawing import MSE, TEST, TRAINING, draw_band, new_axes
+from gpa_lightning.studies.result import Claim, Result
+from gpa_lightning.studies.runs import perform
+from gpa_lightning.studies.settings import Settings
+
+NAME = "overfitting-curve"
+
+
+def study(settings: Settings) -> Result:
+    """Find out when overfitting begins, and how far it goes.
+
+    Args:
+        settings: A run a seed, the same as in `mini_batch`.
+    """
+    outcomes = perform(NAME, mini_batch.runs(settings), settings)
+    table = pd.DataFrame(
+        [
+            {"seed": seed, "epoch": epoch, "train_loss": training, "test_loss": test}
+            for seed, outcome in zip(settings.repetitions, outcomes, strict=True)
+            for epoch, training, test in outcome["evaluations"]
+        ]
+    )
+    best = table.loc[table.groupby("seed").test_loss.idxmin()].set_index("seed")
+    last = table.groupby("seed").last()
+    summary = pd.DataFrame(
+        {
+            "seed": best.index,
+            "epoch of the lowest test loss": best.epoch,
+            "lowest test loss": best.test_loss,
+            "training loss then": best.train_loss,
+            "test loss at the end": last.test_loss,
+            "training loss at the end": last.train_loss,
+        }
+    )
+    return Result(
+        name=NAME,
+        title="Training and test loss: when overfitting begins",
+        lecture="“Initially the loss decreases on the training and testing sets. Eventually, the "
+        "model starts to learn specific trends in the training data that do not generalize to new "
+        "points.” “With a relatively simple problem, overfitting begins within the first epoch!”",
+        method="The lecture's mini-batch training. Both losses belong to the same weights, in "
+        f"evaluation mode on the whole set: {mini_batch.TIMES} times an epoch in the first "
+        f"{mini_batch.OFTEN} epochs, then after each epoch.",
+        table=table,
+        summary=summary,
+        figure=_figure(table, best),
+        alt="The training loss falls throughout; the test loss falls at first, reaches its "
+        "minimum early, and rises from there to the end.",
+        claims=_claims(best, last),
+    )
+
+
+def _claims(best: pd.DataFrame, last: pd.DataFrame) -> list[Claim]:
+    rise, fall = last.test_loss - best.test_loss, best.train_loss - last.train_loss
+    epochs = ", ".join(f"{epoch:.1f}" for epoch in best.epoch)
+    return [
+        Claim(
+            "The loss decreases on training and testing sets at first; eventually it is lower for "
+            "the training data, but higher for the testing data.",
+            f"From the test loss's minimum to the end, the test loss rises by {rise.mean():.4f} "
+            f"(at least {rise.min():.4f}) and the training loss falls by {fall.mean():.4f} (asked "
+            "for: both with every seed).",
+            bool((rise > 0).all() and (fall > 0).all()),
+        ),
+        Claim(
+            "With a relatively simple problem, overfitting begins within the first epoch!",
+            f"The test loss is lowest after {best.epoch.median():.1f} epochs (median; by seed: "
+            f"{epochs}; asked for: a median of at most 1).",
+            bool(best.epoch.median() <= 1),
+        ),
+    ]
+
+
+def _figure(table: pd.DataFrame, best: pd.DataFrame) -> Figure:
+    figure, (early, whole) = new_axes(("the first epochs", "the whole training"))
+    for axes, part in ((early, table[table.epoch <= mini_batch.OFTEN]), (whole, table)):
+        axes.set(xlabel="epoch", ylabel=MSE)
+        marks = {"marker": "" if axes is whole else "."}
+        draw_band(axes, part, "epoch", "train_loss", {**TRAINING, **marks}, label="training")
+        draw_band(axes, part, "epoch", "test_loss", {**TEST, **marks}, label="test")
+        middle = table.groupby("epoch").test_loss.median()
+        epoch, lowest = middle.idxmin(), middle.min()
+        if axes is whole or epoch <= mini_batch.OFTEN:
+            axes.plot(epoch, lowest, "k*", ms=12, label=f"lowest: {lowest:.4f} at {epoch:.1f}")
+        axes.legend()
+    # the very first evaluations are far above the rest, which they would flatten
+    early.set_ylim(top=table.test_loss[table.epoch > 0.2].max() * 1.05)
+    whole.set_ylim(top=table.test_loss[table.epoch > 0.2].max() * 1.05)
+    return figure

@@ -1,0 +1,97 @@
+"""What every study is told: on which data, where, how often and how thoroughly."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+from gpa_lightning import GPADataModule
+from gpa_lightning.data.table import Provenance
+
+OUTPUT = Path("lightning_logs/studies")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What a study is told.
+
+    Args:
+        data: Arguments of `GPADataModule` that say which table it is: ``source``, ``path``,
+            ``test_size``. Batches, validation share and seed are each study's own affair.
+        accelerator: What computes; ``auto`` is a CUDA GPU if there is one, else the CPU.
+        seeds: One repetition each: of the split, the initial weights and the shuffling.
+        output: The folder that gets a folder for each study.
+        quick: Whether to do a small version of a few seconds, which judges nothing.
+        n_jobs: Number of runs at a time, as joblib counts: -1 is one a core.
+    """
+
+    data: Mapping[str, Any] = field(default_factory=dict)
+    accelerator: Literal["auto", "cpu", "gpu"] = "auto"
+    seeds: Sequence[int] = (0, 1, 2, 3, 4)
+    output: Path = OUTPUT
+    quick: bool = False
+    n_jobs: int = 1
+
+    @property
+    def repetitions(self) -> Sequence[int]:
+        """The seeds that are used: of a quick version, the first two."""
+        return self.seeds[:2] if self.quick else self.seeds
+
+    @property
+    def device(self) -> Literal["cpu", "gpu"]:
+        """What ``accelerator`` comes to on this machine."""
+        on_gpu = self.accelerator == "gpu" or (
+            self.accelerator == "auto" and torch.cuda.is_available()
+        )
+        return "gpu" if on_gpu else "cpu"
+
+    @cached_property
+    def _data(self) -> tuple[dict[str, Any], Provenance, int]:
+        """Let ``auto`` choose once, so that all runs of a study get one table."""
+        data = GPADataModule(**{**self.data, "seed": 0})
+        table = data.provenance
+        is_file = table.kind == "file"
+        settled = {
+            **self.data,
+            "source": "download" if table.kind == "cache" else table.kind,
+            "path": table.location if is_file else None,
+        }
+        return settled, table, data.in_features
+
+    @property
+    def provenance(self) -> Provenance:
+        """Which table it is.
+
+        Raises:
+            DataError: If the table is not to be had or not valid.
+        """
+        return self._data[1]
+
+    @property
+    def in_features(self) -> int:
+        """Number of the table's feature columns."""
+        return self._data[2]
+
+    def data_module(
+        self, seed: int, kind: type[GPADataModule] = GPADataModule, **own: Any
+    ) -> GPADataModule:
+        """Build the data module of a run, set up.
+
+        Args:
+            seed: Of the split and the shuffling.
+            kind: `GPADataModule` or a subclass.
+            own: The study's own arguments of it.
+        """
+        data = kind(**{**self._data[0], "seed": seed, **own})
+        log = logging.getLogger("gpa_lightning.data.datamodule")
+        level = log.level
+        log.setLevel(logging.ERROR)  # a study says by itself where the test set is used
+        data.setup()
+        log.setLevel(level)
+        return data

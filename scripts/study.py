@@ -1,0 +1,11 @@
+"""Measure what the lecture says about overfitting: `python scripts/study.py --help`."""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # works without installing
+
+from gpa_lightning.studies.cli import main
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,211 @@
+"""``scripts/study.py``, through the function that it calls: quick versions on a small table."""
+
+import json
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+from lightning.pytorch import Trainer
+from matplotlib.image import imread
+from runs import PROJECT
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from gpa_lightning.studies import STUDIES
+from gpa_lightning.studies.cli import main
+
+NAMES = list(STUDIES)
+
+
+@pytest.fixture(scope="module")
+def everything(table: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The output folder of ``all --quick``."""
+    folder = tmp_path_factory.mktemp("studies")
+    flags = ["--quick", "--accelerator", "cpu", "--data.path", str(table)]
+    assert main(["all", *flags, "--seeds", "0", "1", "--output", str(folder)]) == 0
+    return folder
+
+
+@pytest.fixture
+def quick(table: Path, tmp_path: Path) -> list[str]:
+    flags = ["--quick", "--accelerator", "cpu", "--data.path", str(table)]
+    return [*flags, "--output", str(tmp_path)]
+
+
+@pytest.fixture
+def fits(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
+    """The folder of each training that is done, in the order of doing."""
+    done: list[Path] = []
+    fit = Trainer.fit
+
+    def counted(trainer: Trainer, *args: object, **kwargs: object) -> None:
+        fit(trainer, *args, **kwargs)
+        done.append(Path(trainer.log_dir))
+
+    monkeypatch.setattr(Trainer, "fit", counted)
+    return done
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_what_a_study_leaves_behind(everything, table, name):
+    folder = everything / name
+    picture = imread(folder / "figure.png")
+    assert picture.shape[1] > picture.shape[0] > 400
+    assert picture[..., :3].std() > 0.01
+    assert "<svg" in (folder / "figure.svg").read_text()
+    numbers = pd.read_csv(folder / "results.csv")
+    losses = [column for column in numbers if "loss" in column or "mse" in column]
+    assert losses
+    assert (numbers[losses].min() >= 0).all()
+    report = (folder / "report.md").read_text()
+    assert "QUICK VERSION" in report
+    assert "not judged (quick)" in report
+    assert "**holds**" not in report
+    assert ("537 rows, SHA-256" in report) == (name != "polynomial")
+    assert table.name in report or name == "polynomial"
+    assert str(table.parent) not in report
+    events = EventAccumulator(str(folder))
+    events.Reload()
+    (image,) = events.Images(name)
+    assert (image.height, image.width) == picture.shape[:2]
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if name != "polynomial"])
+def test_each_training_is_a_run_of_tensorboard(everything, name):
+    runs = list((everything / name / "runs").iterdir())
+    assert len(runs) >= 2
+    trainings = [run for run in runs if not run.name.startswith("features-")]
+    for run in trainings:
+        json.loads((run / "outcome.json").read_text())
+        events = EventAccumulator(str(run))
+        events.Reload()
+        assert "train_loss" in events.Tags()["scalars"], run
+
+
+def test_the_claims_are_printed_with_their_numbers(workplace, capsys):
+    assert main(["polynomial"]) == 0
+    output = capsys.readouterr().out
+    assert output.count("holds: ") == 3
+    assert "does not" not in output
+    assert "not judged" not in output
+    numbers = pd.read_csv("lightning_logs/studies/polynomial/results.csv")
+    line, polynomial = (numbers[numbers.model == name] for name in ("line", "polynomial"))
+    assert len(line) == len(polynomial) == 1000
+    assert polynomial.train_mse.max() < 1e-10
+    assert line.expected_test_mse.min() >= 1
+    assert line.expected_test_mse.median() == pytest.approx(1.16, abs=0.02)
+    assert polynomial.expected_test_mse.median() > 100
+    assert Path("lightning_logs/studies/polynomial/report.md").read_text().count("**holds**") == 3
+
+
+def test_list_is_in_the_lectures_order(capsys):
+    assert main(["list"]) == 0
+    assert [line.split()[0] for line in capsys.readouterr().out.splitlines()] == NAMES
+
+
+def test_finished_runs_are_kept(quick, tmp_path, fits):
+    assert main(["more-data", *quick]) == 0
+    assert len(fits) == 6
+    results = tmp_path / "more-data" / "results.csv"
+    before = results.read_bytes()
+    shutil.copy(results, tmp_path / "before.csv")
+    results.unlink()
+    assert main(["more-data", *quick]) == 0
+    assert len(fits) == 6
+    assert results.read_bytes() == before
+    (fits[2] / "outcome.json").unlink()
+    assert main(["more-data", *quick]) == 0
+    assert fits[6:] == [fits[2]]
+    assert results.read_bytes() == before
+
+
+def test_a_study_that_was_stopped_goes_on(quick, tmp_path, fits, monkeypatch, capsys):
+    def stop(*args: object) -> None:
+        if len(fits) == 3:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr("gpa_lightning.studies.more_data.evaluation_mse", lambda *_: stop() or 1.0)
+    assert main(["more-data", *quick]) == 130
+    assert "goes on from here" in capsys.readouterr().out
+    assert not (tmp_path / "more-data" / "results.csv").exists()
+    monkeypatch.undo()
+    assert len(list(tmp_path.glob("more-data/runs/*/outcome.json"))) == 2
+    assert main(["more-data", *quick]) == 0
+    runs = list((tmp_path / "more-data" / "runs").iterdir())
+    assert len(runs) == 6
+    # nothing of the run that was stopped is left beside what was done in its place
+    assert len({len(list(run.glob("events*"))) for run in runs}) == 1
+
+
+def test_ctrl_c(table, workplace):
+    program = [sys.executable, str(PROJECT / "scripts/study.py"), "double-descent"]
+    flags = ["--data.path", str(table), "--accelerator", "cpu", "--output", "studies"]
+    process = subprocess.Popen([*program, *flags], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    try:
+        while process.poll() is None and not list(Path("studies").glob("*/runs/*/outcome.json")):
+            time.sleep(0.1)
+        process.send_signal(signal.SIGINT)
+        output, error = process.communicate(timeout=60)
+    finally:
+        process.kill()
+    assert process.returncode == 130
+    assert b"goes on from here" in output
+    assert b"Traceback" not in error
+
+
+def test_other_settings_are_other_runs(quick, tmp_path, fits):
+    assert main(["overfitting-curve", *quick, "--seeds", "3"]) == 0
+    assert main(["overfitting-curve", *quick, "--seeds", "4"]) == 0
+    assert main(["overfitting-curve", *quick, "--seeds", "4", "--data.test_size", "0.3"]) == 0
+    table = tmp_path / "other.csv"
+    original = Path(quick[quick.index("--data.path") + 1])
+    table.write_text("\n".join(original.read_text().splitlines()[:400]) + "\n")
+    assert main(["overfitting-curve", *quick, "--seeds", "4", "--data.path", str(table)]) == 0
+    assert len(fits) == 4
+    # what another study has done need not be done again
+    assert main(["mini-batch", *quick, "--seeds", "3"]) == 0
+    assert [fit.name.partition("-")[0] for fit in fits[4:]] == ["cpu"]
+
+
+def test_runs_in_parallel_give_the_same(quick, tmp_path, everything):
+    threads = torch.get_num_threads()
+    assert main(["more-data", *quick, "--n_jobs", "2"]) == 0
+    assert torch.get_num_threads() == threads
+    parallel, serial = (f / "more-data" / "results.csv" for f in (tmp_path, everything))
+    pd.testing.assert_frame_equal(pd.read_csv(parallel), pd.read_csv(serial))
+
+
+@pytest.mark.parametrize(
+    "mistake",
+    [
+        ["nonsense"],
+        [],
+        ["polynomial", "--seeds", "-1"],
+        ["polynomial", "--seeds"],
+        ["polynomial", "--n_jobs", "0"],
+        ["polynomial", "--nonsense", "1"],
+        ["polynomial", "--accelerator", "abacus"],
+        ["more-data", "--quick", "--data.path", "nowhere.csv"],
+        ["more-data", "--quick", "--data.test_size", "2"],
+        ["polynomial", "--quick", "--output", "a-file"],
+        ["more-data", "--quick", "--data.source", "synthetic", "--output", "a-file"],
+    ],
+)
+def test_a_mistake_is_one_line(mistake, workplace, capsys):
+    Path("a-file").touch()
+    assert main(mistake) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ")
+    assert error.count("\n") == 1
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_a_gpu_that_is_not_there(table, workplace, capsys):
+    flags = ["--quick", "--data.path", str(table), "--accelerator", "gpu"]
+    assert main(["overfitting-curve", *flags]) == 2
+    assert capsys.readouterr().err.startswith("error: ")

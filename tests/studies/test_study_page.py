@@ -1,0 +1,93 @@
+"""``report.html``, made of results whose numbers are known."""
+
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from matplotlib.figure import Figure
+
+from gpa_lightning.studies import Claim, Result, Settings
+from gpa_lightning.studies.page import save_page
+
+
+class Page(HTMLParser):
+    """What is on a page."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.texts: list[str] = []
+        self.feed(path.read_text())
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_data(self, data: str) -> None:
+        self.texts.append(data)
+
+    def attributes(self, name: str) -> list[dict[str, str | None]]:
+        return [attributes for tag, attributes in self.tags if tag == name]
+
+
+def result(name: str, holds: bool) -> Result:
+    figure = Figure()
+    figure.add_subplot().plot([1, 2])
+    return Result(
+        name=name,
+        title=f"All about {name} & <more>",
+        lecture="It is said.",
+        method="It was done.",
+        table=pd.DataFrame({"epoch": [0, 1], "loss": [1.0, 0.5]}),
+        summary=pd.DataFrame({"epoch": ["0", "end"], "lecture": [0.7296, float("nan")]}),
+        figure=figure,
+        alt=f'A "{name}" line',
+        claims=[Claim("So it is.", "1 < 2", holds)],
+        uses_data=False,
+    )
+
+
+@pytest.mark.parametrize("quick", [False, True])
+def test_page(tmp_path, quick):
+    settings = Settings(output=tmp_path, quick=quick)
+    page = Page(save_page([result("one", True), result("two", False)], settings))
+    assert [tag for tag, _ in page.tags if tag in ("h1", "h2")] == ["h1", "h2", "h2"]
+    assert page.attributes("html") == [{"lang": "en"}]
+    assert any(meta.get("name") == "viewport" for meta in page.attributes("meta"))
+    images = page.attributes("img")
+    assert [image["alt"] for image in images] == ['A "one" line', 'A "two" line']
+    assert all(image["src"].startswith("data:image/png;base64,") for image in images)
+    links = [link["href"] for tag in ("a", "link") for link in page.attributes(tag)]
+    assert links == ["#one", "#two", "data:,"]
+    assert page.attributes("script") == []
+    verdicts = [text for text in page.texts if text in ("holds", "does not hold")]
+    assert verdicts == ([] if quick else ["holds", "does not hold"])
+    assert page.texts.count("not judged (quick)") == (2 if quick else 0)
+    assert any("QUICK VERSION" in text for text in page.texts) == quick
+    assert "0.7296" in page.texts
+    assert "All about one & <more>" in page.texts
+    assert "nan" not in page.texts
+
+
+def test_a_claim_that_fails_is_reported(tmp_path):
+    folder = result("one", False).save(Settings(output=tmp_path))
+    report = (folder / "report.md").read_text()
+    assert "- **does not hold**: So it is." in report
+    assert "| end |  |" in report
+    assert "QUICK" not in report
+
+
+def test_the_same_result_is_the_same_files(tmp_path):
+    folder = result("one", True).save(Settings(output=tmp_path))
+    names = ("figure.png", "figure.svg", "results.csv", "report.md")
+    first = [(folder / name).read_bytes() for name in names]
+    result("one", True).save(Settings(output=tmp_path))
+    assert [(folder / name).read_bytes() for name in names] == first
+    assert len(list(folder.glob("events*"))) == 1
+
+
+def test_all_files_or_none(tmp_path, monkeypatch):
+    monkeypatch.setattr(Result, "report", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        result("one", True).save(Settings(output=tmp_path))
+    assert list((tmp_path / "one").iterdir()) == []

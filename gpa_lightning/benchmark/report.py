@@ -1,0 +1,81 @@
+"""What a benchmark leaves behind: a page of Markdown and a chart, each readable on its own."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import torch
+from matplotlib.figure import Figure
+
+from gpa_lightning.benchmark.task import Task
+
+PACKAGES = ("torch", "lightning", "numpy", "scikit-learn", "skorch", "keras", "jax", "optax")
+
+
+@dataclass(frozen=True)
+class Report:
+    """A page and a chart.
+
+    Args:
+        page: Markdown.
+        chart: A figure.
+    """
+
+    page: str
+    chart: Figure
+
+    def save(self, folder: Path) -> None:
+        """Write ``benchmark.md`` and ``benchmark.png``."""
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "benchmark.md").write_text(self.page, encoding="utf-8")
+        self.chart.savefig(folder / "benchmark.png", dpi=120)
+
+
+def hardware(device: str) -> str:
+    """Return the name of what computes."""
+    if device == "cuda":
+        return torch.cuda.get_device_name()
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        lines = []
+    names = [line.partition(": ")[2] for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()
+
+
+def heading(title: str, task: Task, rounds: int, data: str) -> str:
+    """Say on what was measured: hardware, threads, versions, data and settings.
+
+    Args:
+        title: Of the page.
+        task: One of those measured.
+        rounds: How often each was.
+        data: Which table it was.
+
+    Returns:
+        Markdown: the title and a list.
+    """
+    versions = [f"Python {platform.python_version()}"]
+    for package in PACKAGES:
+        try:
+            versions.append(f"{package} {version(package)}")
+        except PackageNotFoundError:  # noqa: PERF203 - a peer that is not installed
+            continue
+    lines = {
+        "hardware": f"{hardware(task.device)}, {platform.system()}; CPU threads: {task.threads}",
+        "versions": ", ".join(versions),
+        "data": data,
+        "training": f"float32, seed {task.seed}; epochs: {task.epochs}, rounds: {rounds}",
+    }
+    return f"# {title}\n\n" + "".join(f"- {name}: {text}\n" for name, text in lines.items())
+
+
+def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Lay out a Markdown table; rows that are too short are filled up with blanks."""
+    lines = [header, ["---", *["---:"] * (len(header) - 1)]]
+    lines += [[*row, *[""] * (len(header) - len(row))] for row in rows]
+    return "".join(f"| {' | '.join(cell.replace('|', '/') for cell in line)} |\n" for line in lines)

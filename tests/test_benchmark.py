@@ -1,0 +1,172 @@
+from dataclasses import replace
+from importlib.util import find_spec
+
+import pytest
+from matplotlib.image import imread
+from rich.console import Console
+from runs import PROJECT, run
+
+from gpa_lightning.benchmark import contest, main, scaling
+from gpa_lightning.benchmark.contenders import CONTENDERS
+from gpa_lightning.benchmark.contest import hindrance, hold_contest
+from gpa_lightning.benchmark.rounds import run_rounds
+from gpa_lightning.benchmark.scaling import measure_scaling
+from gpa_lightning.benchmark.task import Measurement, Task
+from gpa_lightning.data.twin import synthetic_twin
+
+SILENT = Console(quiet=True)
+TASK = Task("this-project", 2, "cpu", 1, {"batch_size": 100, "seed": 0}, "")
+
+
+@pytest.fixture
+def twin(tmp_path):
+    path = tmp_path / "twin.parquet"
+    synthetic_twin(3_000).to_parquet(path, index=False)
+    return path
+
+
+@pytest.fixture
+def identical_students(tmp_path):
+    """1,050 times the same row: however a contender shuffles, its steps are those of the others."""
+    path = tmp_path / "identical.parquet"
+    synthetic_twin(1).sample(1_050, replace=True).to_parquet(path, index=False)
+    return path
+
+
+def tables(folder):
+    """The tables' lines in a report, split into cells, by their first cell."""
+    page = (folder / "benchmark.md").read_text(encoding="utf-8")
+    lines = [line.strip("| ").split(" | ") for line in page.splitlines() if line.startswith("|")]
+    return {name: cells for name, *cells in lines}
+
+
+def validation_mses(folder):
+    lines = tables(folder)
+    column = lines["contender"].index("val. MSE")
+    return {
+        name: float(lines[contender.title][column])
+        for name, contender in CONTENDERS.items()
+        if contender.title in lines and not lines[contender.title][0].startswith("skipped")
+    }
+
+
+def assert_close(mses):
+    """All contenders but one start from the same weights; Keras adds Adam's epsilon elsewhere."""
+    same_start = {name: mse for name, mse in mses.items() if name != "scikit-learn"}
+    assert same_start == pytest.approx(dict.fromkeys(same_start, mses["lecture"]), rel=5e-4)
+
+
+def measurement(seconds, memory=0, val_loss=0.5):
+    return Measurement([9.0, 9.0, seconds], memory, 0, val_loss)
+
+
+def test_mini_batch_contenders_take_the_same_steps(identical_students, tmp_path):
+    flags = ["--threads=1", "--epochs=2", "--rounds=1", f"--data.path={identical_students}"]
+    report = tmp_path / "report"
+    result = run(PROJECT / "scripts" / "benchmark.py", *flags, f"--output={report}", cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+
+    absent = {name for name, c in CONTENDERS.items() if not all(map(find_spec, c.packages))}
+    mses = validation_mses(report)
+    assert mses.keys() == CONTENDERS.keys() - absent
+    for name in absent:
+        outcome = tables(report)[CONTENDERS[name].title][0]
+        assert outcome.startswith("skipped:")
+        assert outcome.endswith("not installed")
+    assert_close(mses)
+    assert sorted(path.name for path in report.iterdir()) == ["benchmark.md", "benchmark.png"]
+    assert (report / "benchmark.png").stat().st_size < 300_000
+    assert imread(report / "benchmark.png").std() > 0
+    assert [path.name for path in tmp_path.iterdir() if path != identical_students] == ["report"]
+
+
+def test_full_batch_contenders_take_the_same_steps(twin, tmp_path):
+    flags = ["--mode=full-batch", "--threads=1", "--epochs=3", "--rounds=1", f"--data.path={twin}"]
+    assert main([*flags, f"--output={tmp_path}", "--contenders", *CONTENDERS]) == 0
+    mses = validation_mses(tmp_path)
+    assert {"this-project", "lecture", "textbook-lightning", "plain-pytorch"} <= mses.keys()
+    assert_close(mses)
+
+
+def test_cost_is_measured_over_rows_and_batch_sizes(tmp_path):
+    flags = ["--mode=scaling", "--threads=1", "--epochs=1", "--max_rows=300"]
+    assert main([*flags, "--batch_sizes", "150", "full", f"--output={tmp_path}"]) == 0
+    measured = tables(tmp_path)
+    assert {"300", "150", "full"} <= measured.keys()
+    assert all(float(measured[size][0]) > 0 for size in ("300", "150", "full"))
+    assert (tmp_path / "benchmark.png").stat().st_size < 300_000
+
+
+def test_ratios_are_medians_of_those_within_the_rounds(monkeypatch, tmp_path):
+    # the machine is three times slower in the second round
+    outcomes = {
+        "this-project": [measurement(seconds) for seconds in (1.0, 3.0, 1.2)],
+        "lecture": [measurement(seconds) for seconds in (2.0, 6.0, 2.0)],
+    }
+    monkeypatch.setattr(contest, "run_rounds", lambda *_: outcomes)
+    monkeypatch.setattr(contest, "find_spec", lambda package: None)
+    hold_contest(TASK, ["this-project", "lecture", "jax"], 3, "a table", SILENT).save(tmp_path)
+    measured = tables(tmp_path)
+    assert measured["this project"][:5] == ["1.200", "1.000 to 3.000", "0.50", "1.00", "9.00"]
+    assert measured["the lecture's loop"][2:4] == ["1.00", "0.50"]
+    assert measured["JAX lax.scan"][0] == "skipped: jax and optax not installed"
+
+
+def test_growth_is_that_of_a_row(monkeypatch, tmp_path):
+    def run_rounds(tasks, rounds, console):
+        costs = {}
+        for name in tasks:
+            rows = int(name.partition(" ")[0].replace(",", ""))
+            costs[name] = [measurement(rows * 2e-6, memory=50_000_000 + rows * (80 + 44))]
+        return costs
+
+    monkeypatch.setattr(scaling, "run_rounds", run_rounds)
+    measure_scaling(replace(TASK, folder=str(tmp_path)), 200_000, [32, "full"], 1, SILENT).save(
+        tmp_path
+    )
+    measured = tables(tmp_path)
+    assert measured["10,000"] == ["0.020", "2.00", "51", "", "1.00"]
+    assert measured["200,000"] == ["0.400", "2.00", "75", "44", "1.00"]
+    assert measured["full"] == ["0.200", "2.00", "62"]
+
+
+def test_what_runs_on_the_cpu_alone_is_skipped_on_a_gpu():
+    assert hindrance("lecture", TASK) is None
+    assert hindrance("scikit-learn", replace(TASK, device="cuda")) == "has no GPU support"
+
+
+def test_a_contender_that_fails_does_not_end_the_others_rounds(tmp_path):
+    data = {"source": "file", "path": str(tmp_path / "absent.csv"), "batch_size": 100, "seed": 0}
+    failing = replace(TASK, contender="lecture", data=data)
+    outcomes = run_rounds({"lecture": failing}, 2, SILENT)
+    assert outcomes["lecture"].startswith("failed: ")
+    assert "there is no such file" in outcomes["lecture"]
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--data.path=absent.csv"], "absent.csv: there is no such file"),
+        (["--data.val_size=2"], "--data.val_size must be at least 0 and below 1"),
+        (["--contenders", "somebody"], "somebody"),
+        (["--device=cuda"], "PyTorch sees no GPU"),
+    ],
+)
+def test_mistakes_are_named(flags, message, workplace, monkeypatch, capsys):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    with pytest.raises(SystemExit) as exit_code:
+        main(flags)
+    assert exit_code.value.code == 2
+    assert message in capsys.readouterr().err
+
+
+def test_an_epoch_is_the_median_after_the_first_two():
+    assert Measurement([9, 9, 1, 3, 2], 0, 0, 0.5).seconds == 2
+    assert Measurement([9, 4], 0, 0, 0.5).seconds == 4
+
+
+def test_nothing_else_imports_the_benchmark():
+    code = "import sys, gpa_lightning.cli; print(*sys.modules)"
+    modules = run("-c", code, cwd=PROJECT).stdout.split()
+    assert "gpa_lightning.cli" in modules
+    assert not [name for name in modules if name.startswith("gpa_lightning.benchmark")]

@@ -16,12 +16,16 @@ Only rounded aggregates of the 43,303 rows are printed. The steps:
 """
 
 import argparse
+import sys
 from dataclasses import asdict, replace
+from pathlib import Path
 from statistics import NormalDist
 
 import numpy as np
 import pandas as pd
 from sklearn.preprocessing import PolynomialFeatures
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # works without installing
 
 from gpa_lightning.data.twin import DEVIATES, Array, TwinModel
 

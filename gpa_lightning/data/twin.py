@@ -16,19 +16,10 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from gpa_lightning.data.table import FEATURES, TARGET
+
 Array: TypeAlias = npt.NDArray[np.floating[Any]]
 
-EXAMS = (
-    "physics",
-    "biology",
-    "history",
-    "English",
-    "geography",
-    "literature",
-    "Portuguese",
-    "math",
-    "chemistry",
-)
 DEVIATES = np.arange(-4.0, 5.0)  # where the exams' score curves have their knots
 # Draws differ by chance: test losses by 1% and the deep end of an overfitting curve by 6%. Of the
 # streams 0 and 1, this is the one whose curves lie nearer the real table's.
@@ -38,7 +29,7 @@ _CHUNK = 65_536  # rows drawn at a time, so that ten million rows need little mo
 
 @dataclass(frozen=True)
 class TwinModel:
-    """What a table is drawn from; arrays are float64, exams in the order of ``EXAMS``.
+    """What a table is drawn from; arrays are float64, exams in the order of ``FEATURES``.
 
     Args:
         correlations: (9, 9), of the exams' deviates.
@@ -137,7 +128,7 @@ def synthetic_twin(rows: int = 43_303, seed: int = 0) -> pd.DataFrame:
         standard deviation 100, two decimals) and ``gpa`` (0 to 4, five decimals).
 
     Raises:
-        ValueError: If ``rows`` is less than 1.
+        ValueError: If ``rows`` is less than 1 or ``seed`` is negative.
 
     Example:
         >>> twin = synthetic_twin()
@@ -145,15 +136,17 @@ def synthetic_twin(rows: int = 43_303, seed: int = 0) -> pd.DataFrame:
         (43303, 10)
         >>> twin[["math", "literature", "gpa"]].head(2)
              math  literature      gpa
-        0  675.65      633.83  1.95545
-        1  459.45      432.65  3.28542
+        0  663.72      646.94  3.12932
+        1  542.71      623.68  2.67165
     """
     if rows < 1:
         raise ValueError(f"rows must be at least 1, got {rows}")
+    if seed < 0:
+        raise ValueError(f"seed must be at least 0, got {seed}")
     generator = np.random.Generator(np.random.PCG64(_STREAM_OF_SEED_0 + seed))
-    columns = np.empty((len(EXAMS) + 1, rows))
+    columns = np.empty((len(FEATURES) + 1, rows))
     for start in range(0, rows, _CHUNK):
         stop = min(start + _CHUNK, rows)
-        normals = generator.standard_normal((stop - start, len(EXAMS) + 1))
+        normals = generator.standard_normal((stop - start, len(FEATURES) + 1))
         columns[:, start:stop] = FITTED.read_off(*FITTED.draw(normals))
-    return pd.DataFrame(columns.T, columns=[*EXAMS, "gpa"], copy=False)
+    return pd.DataFrame(columns.T, columns=[*FEATURES, TARGET], copy=False)

@@ -112,6 +112,11 @@ def test_rows_must_be_positive(rows):
         synthetic_twin(rows)
 
 
+def test_seed_must_not_be_negative():
+    with pytest.raises(ValueError, match="seed must be at least 0, got -1"):
+        synthetic_twin(seed=-1)
+
+
 @pytest.mark.real_data
 @pytest.mark.skipif("GPA_CSV" not in os.environ, reason="GPA_CSV, the real table's path, is unset")
 def test_statistics_are_those_of_the_real_file(twin):

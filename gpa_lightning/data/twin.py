@@ -7,6 +7,33 @@ The model is ``FITTED`` below, and ``scripts/fit_twin.py`` fits it. A row is dra
 3. an *achievement*, the deviates' weighted sum plus a square term plus normal noise whose
    deviation also depends on the deviates; the GPA is read off a curve at the achievement, which
    is what bounds it to [0, 4], skews it and makes the best students the most predictable.
+
+Every number of the model is a rounded aggregate of the 43,303 real rows: ranks, least squares and
+simulated moments, as ``scripts/fit_twin.py`` describes. No student's row is in it, and no student
+of the default table has a real one's nine scores. Measured on the default table and the real one:
+
+================================================ =================== ===================
+statistic                                        real                twin
+================================================ =================== ===================
+means and standard deviations of the ten columns                     within 0.6%
+correlations between the ten columns                                 within 0.011
+test MSE, mean of five random 80/20 splits, of
+the training set's mean                          0.6755              0.6686
+linear regression                                0.5847              0.5827
+gradient boosting (200 iterations, rate 0.05)    0.5743              0.5723
+the lecture's full-batch loop, seeds 0 to 2
+training MSE at epochs 50 and 90, seed 0         0.667, 0.576        0.663, 0.583
+training MSE at epochs 50, 60, ..., 90                               within 1.3%
+test MSE                                         0.572, 0.587, 0.583 0.559, 0.574, 0.589
+the lecture's mini-batch loop, seeds 0 to 3
+training MSE at epochs 10, 50 and 90, seed 0     0.567, 0.523, 0.430 0.579, 0.536, 0.441
+training MSE at epochs 10, 20, ..., 90                               within 3.9%
+test MSE                                         0.699 to 0.743      0.705 to 0.719
+================================================ =================== ===================
+
+The curves compare runs from the same initial weights and shuffles. Another seed of the twin is
+another sample of students: over eight draws the three test losses lay within 2.6% of the real ones,
+0.1% below them on average; an overfitted run's training MSE strays by up to 9%.
 """
 
 from dataclasses import dataclass
@@ -21,13 +48,13 @@ from gpa_lightning.data.table import FEATURES, TARGET
 Array: TypeAlias = npt.NDArray[np.floating[Any]]
 
 DEVIATES = np.arange(-4.0, 5.0)  # where the exams' score curves have their knots
-# Draws differ by chance: test losses by 1% and the deep end of an overfitting curve by 6%. Of the
-# streams 0 and 1, this is the one whose curves lie nearer the real table's.
+# Draws differ by chance, above all in how fast a network memorises them. Of the random streams 0
+# and 1, this is the one whose overfitting curves lie nearer the real table's.
 _STREAM_OF_SEED_0 = 1
 _CHUNK = 65_536  # rows drawn at a time, so that ten million rows need little more than the table
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)  # arrays have no single truth value
 class TwinModel:
     """What a table is drawn from; arrays are float64, exams in the order of ``FEATURES``.
 

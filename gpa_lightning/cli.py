@@ -16,7 +16,7 @@ from jsonargparse import Namespace, dict_to_namespace
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint, ProgressBar
-from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from gpa_lightning.checkpoint import CheckpointError, find_last, read_checkpoint
@@ -106,6 +106,14 @@ class GPALightningCLI(LightningCLI):
                 action.option_strings = [*action.option_strings, f"--{short}"]
                 parser._option_string_actions[f"--{short}"] = action
 
+    def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
+        """Parse the command line, and refuse a bad checkpoint before anything looks into it."""
+        super().parse_arguments(parser, args)
+        config = self.config.get(self.config.get("subcommand", ""), self.config)
+        path = config.get("ckpt_path")
+        if path and path not in ("best", "last", "hpc"):  # Lightning's words for its own
+            read_checkpoint(path)
+
     def before_instantiate_classes(self) -> None:
         """Fill in what the optimiser's flags leave open."""
         config = self.config if self.subcommand is None else self.config[self.subcommand]
@@ -115,7 +123,7 @@ class GPALightningCLI(LightningCLI):
         if config.optimizer and config.trainer.precision != "16-mixed":
             arguments = config.optimizer.init_args
             if "fused" in arguments and arguments.fused is None and not arguments.get("foreach"):
-                arguments.fused = True  # the same numbers in a fifth of the time
+                arguments.fused = True  # the same arithmetic in one kernel
 
     def instantiate_classes(self) -> None:
         """Build data, model and Trainer; what they refuse is a mistake in the flags."""
@@ -168,10 +176,9 @@ class TrainCLI(GPALightningCLI):
         config = self.config
         if config.ckpt_path == "last":
             config.ckpt_path = str(find_last(Path(LOGS)))
+            read_checkpoint(config.ckpt_path)
         if config.ckpt_path:
-            checkpoint = Path(config.ckpt_path)
-            read_checkpoint(checkpoint)  # refused here, before anything is written
-            run = checkpoint.resolve().parents[1]
+            run = Path(config.ckpt_path).resolve().parents[1]
             logger = config.trainer.logger
             if run.parent == Path(LOGS).resolve() and "version" in logger.get("init_args", {}):
                 logger.init_args.version = run.name

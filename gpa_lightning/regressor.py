@@ -160,7 +160,7 @@ class GPARegressor(LightningModule):
             mse = mse_in_pieces(self.network, x, y, PIECE_ROWS)
         else:
             mse = mse_loss(self.network(x), y)
-        # summed here and logged once an epoch: logging every step costs a fifth of the step
+        # summed here and logged once an epoch: a `self.log` at every step would cost time
         self._squared_error_sum.add_(mse.detach(), alpha=len(x))
         self._rows_seen += len(x)
         if self.penalty is None:

@@ -14,6 +14,7 @@ from tensorboard.plugins.hparams import plugin_data_pb2
 
 from gpa_lightning import GPADataModule, GPARegressor
 from gpa_lightning.cli import main, train
+from gpa_lightning.data.table import DataError
 
 SMALL = ["--model.hidden_sizes", "[16,8]", "--accelerator", "cpu", "--max_epochs", "3"]
 
@@ -306,6 +307,24 @@ class TestSubcommands:
     def test_a_mistake_is_one_line_and_exit_code_2(self, data, capsys):
         assert main(["fit", *data, "--data.batch_size", "many"]) == 2
         assert capsys.readouterr().err.count("\n") == 1
+
+    @pytest.mark.parametrize("subcommand", ["fit", "validate", "test", "predict"])
+    def test_a_damaged_checkpoint_is_refused(self, subcommand, data, capsys):
+        Path("damaged.ckpt").write_bytes(b"PK\x03\x04 no more")
+        assert main([subcommand, *data, "--ckpt_path", "damaged.ckpt"]) == 2
+        error = capsys.readouterr().err
+        assert "damaged.ckpt: not a checkpoint, or a damaged one" in error
+        assert error.count("\n") == 1
+
+    def test_a_checkpoint_of_other_columns_is_refused(self, data, capsys):
+        main(["fit", *data])
+        rows = "\n".join(f"{i},{i * 7 % 13},{i % 5}" for i in range(60))
+        Path("houses.csv").write_text(f"width,height,price\n{rows}\n")
+        module = GPADataModule(path="houses.csv")
+        module.setup()
+        state = torch.load(run_folder() / "checkpoints/last.ckpt", weights_only=True)
+        with pytest.raises(DataError, match="'width', 'height', but the checkpoint was trained on"):
+            module.load_state_dict(state["GPADataModule"])
 
     def test_a_checkpoint_of_another_split_keeps_its_own_units(self, data, table):
         main(["fit", *data])

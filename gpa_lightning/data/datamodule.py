@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from gpa_lightning.data.loaders import BatchSampler, TableDataset, table_loader
-from gpa_lightning.data.table import DataError, Provenance, Source, Table
+from gpa_lightning.data.table import DataError, Provenance, Source, Table, listed
 
 log = logging.getLogger(__name__)
 
@@ -283,6 +283,13 @@ class GPADataModule(LightningDataModule):
                         f"trained with {then[name]}; use the checkpoint's or start a new run"
                     )
         elif self._sets:
+            names = tuple(state_dict["feature_names"])
+            if names != self.feature_names:
+                raise DataError(
+                    f"{self.provenance.location}: has the feature columns "
+                    f"{listed(self.feature_names)}, but the checkpoint was trained on "
+                    f"{listed(names)}"
+                )
             self._restandardise(scaler)
         else:
             self._feature_names = tuple(state_dict["feature_names"])
@@ -294,11 +301,12 @@ class GPADataModule(LightningDataModule):
         """Change the features from this table's units to the checkpoint's."""
         factor = self._scaler["scale"] / scaler["scale"]
         shift = (self._scaler["mean"] - scaler["mean"]) / scaler["scale"]
-        if len(shift) == self.in_features and not (factor.eq(1).all() and shift.eq(0).all()):
-            features = {dataset.tensors[0].data_ptr(): dataset for dataset in self._sets.values()}
-            for dataset in features.values():
-                x = dataset.tensors[0]
-                x.mul_(factor.float()).add_(shift.float())
+        if factor.eq(1).all() and shift.eq(0).all():
+            return
+        # the test set may double as the validation set: each storage once
+        features = {x.data_ptr(): x for x, _ in (data.tensors for data in self._sets.values())}
+        for x in features.values():
+            x.mul_(factor.float()).add_(shift.float())
 
 
 def _blocks(rows: npt.NDArray[np.int64]) -> Iterator[tuple[slice, npt.NDArray[np.int64]]]:

@@ -16,11 +16,10 @@ from matplotlib.figure import Figure
 from torch.utils.data import DataLoader
 
 from gpa_lightning import GPADataModule, GPARegressor
-from gpa_lightning.losses import evaluation_mse
 from gpa_lightning.studies.drawing import MSE, TEST, TRAINING, draw_band, new_axes
 from gpa_lightning.studies.more_data import val_size
 from gpa_lightning.studies.result import Claim, Result
-from gpa_lightning.studies.runs import Outcome, Run, fit, perform
+from gpa_lightning.studies.runs import Outcome, Run, fit_for_steps, perform
 from gpa_lightning.studies.settings import Settings
 
 NAME = "double-descent"
@@ -47,21 +46,14 @@ def train_network(
 ) -> Outcome:
     """Train a network with one hidden layer to convergence."""
     data = settings.data_module(seed, RepeatedFullBatch, val_size=val_size(rows, of))
-    model, trainer = fit(
+    return fit_for_steps(
         settings,
         folder,
         data,
         lambda: GPARegressor(settings.in_features, (width,), learning_rate=3e-3),
-        seed=seed,
-        max_epochs=-1,
-        max_steps=steps,
-        limit_val_batches=0,
+        seed,
+        steps,
     )
-    x, y = data.dataset("training").tensors
-    return {
-        "train_loss": evaluation_mse(model.network, x, y),
-        "test_loss": trainer.test(model, data, verbose=False)[0]["test_loss"],
-    }
 
 
 def solve_random_features(

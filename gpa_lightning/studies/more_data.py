@@ -7,11 +7,10 @@ from pathlib import Path
 import pandas as pd
 
 from gpa_lightning import GPARegressor
-from gpa_lightning.losses import evaluation_mse
 from gpa_lightning.studies.drawing import MSE, TEST, TRAINING, draw_band, new_axes
 from gpa_lightning.studies.full_batch import HIDDEN, QUICK_HIDDEN
 from gpa_lightning.studies.result import Claim, Result
-from gpa_lightning.studies.runs import Outcome, Run, fit, perform
+from gpa_lightning.studies.runs import Outcome, Run, fit_for_steps, perform
 from gpa_lightning.studies.settings import Settings
 
 NAME = "more-data"
@@ -35,21 +34,9 @@ def run(
 ) -> Outcome:
     """Train once on so many rows, for a given number of steps."""
     data = settings.data_module(seed, val_size=val_size(rows, of))
-    model, trainer = fit(
-        settings,
-        folder,
-        data,
-        lambda: GPARegressor(settings.in_features, hidden),
-        seed=seed,
-        max_epochs=-1,
-        max_steps=steps,
-        limit_val_batches=0,
+    return fit_for_steps(
+        settings, folder, data, lambda: GPARegressor(settings.in_features, hidden), seed, steps
     )
-    x, y = data.dataset("training").tensors
-    return {
-        "train_loss": evaluation_mse(model.network, x, y),
-        "test_loss": trainer.test(model, data, verbose=False)[0]["test_loss"],
-    }
 
 
 def study(settings: Settings) -> Result:

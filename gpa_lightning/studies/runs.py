@@ -19,9 +19,10 @@ from lightning.pytorch import Callback, LightningDataModule, Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from gpa_lightning import GPARegressor
+from gpa_lightning import GPADataModule, GPARegressor
 from gpa_lightning.callbacks import HyperparameterTable
 from gpa_lightning.checkpoint import VERSION
+from gpa_lightning.losses import evaluation_mse
 from gpa_lightning.output import OutputError, whole_file
 from gpa_lightning.studies.settings import Settings
 
@@ -173,3 +174,33 @@ def fit(
     )
     trainer.fit(regressor, datamodule=data)
     return regressor, trainer
+
+
+def fit_for_steps(
+    settings: Settings,
+    folder: Path,
+    data: GPADataModule,
+    model: Callable[[], GPARegressor],
+    seed: int,
+    steps: int,
+) -> Outcome:
+    """Train for a number of optimiser steps without validation, and measure both losses at the end.
+
+    Args:
+        settings: Those of the study.
+        folder: Of the run.
+        data: Its data.
+        model: Builds its model, after the seed has been set.
+        seed: Of the weights, and of dropout.
+        steps: Optimiser steps.
+
+    Returns:
+        ``train_loss``, in evaluation mode, and ``test_loss``.
+    """
+    flags = {"max_epochs": -1, "max_steps": steps, "limit_val_batches": 0}
+    regressor, trainer = fit(settings, folder, data, model, seed=seed, **flags)
+    x, y = data.dataset("training").tensors
+    return {
+        "train_loss": evaluation_mse(regressor.network, x, y),
+        "test_loss": trainer.test(regressor, data, verbose=False)[0]["test_loss"],
+    }

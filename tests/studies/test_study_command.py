@@ -129,7 +129,7 @@ def test_a_study_that_was_stopped_goes_on(quick, tmp_path, fits, monkeypatch, ca
         if len(fits) == 3:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr("gpa_lightning.studies.more_data.evaluation_mse", lambda *_: stop() or 1.0)
+    monkeypatch.setattr("gpa_lightning.studies.runs.evaluation_mse", lambda *_: stop() or 1.0)
     assert main(["more-data", *quick]) == 130
     assert "goes on from here" in capsys.readouterr().out
     assert not (tmp_path / "more-data" / "results.csv").exists()

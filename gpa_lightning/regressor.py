@@ -20,8 +20,8 @@ from gpa_lightning.execution import Execution
 from gpa_lightning.losses import Norm, mse_in_pieces, weight_norm
 from gpa_lightning.network import FullyConnectedNetwork
 
-PIECE_ROWS = 2048
-"""Rows of a full batch that are in the works at a time: about 14 MB of activations."""
+PIECE_ROWS = 1024
+"""Rows of a full batch that are in the works at a time: about 7 MB of activations."""
 
 Batch = Sequence[Tensor]  # features (batch, in_features) and target (batch, 1)
 

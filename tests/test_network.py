@@ -47,3 +47,12 @@ def test_dropout_acts_in_training_only():
 def test_impossible_sizes_are_refused(arguments, message):
     with pytest.raises(ValueError, match=message):
         FullyConnectedNetwork(**arguments)
+
+
+def test_the_weights_are_those_of_pytorchs_layers():
+    torch.manual_seed(3)
+    network = FullyConnectedNetwork(9, (32,))
+    torch.manual_seed(3)
+    layers = torch.nn.Sequential(torch.nn.Linear(9, 32), torch.nn.ReLU(), torch.nn.Linear(32, 1))
+    for ours, usual in zip(network.parameters(), layers.parameters(), strict=True):
+        assert torch.equal(ours, usual)

@@ -15,7 +15,7 @@ from typing import Any
 from jsonargparse import Namespace, dict_to_namespace
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, Trainer
-from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint, ProgressBar
+from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint, ProgressBar, WeightAveraging
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
@@ -215,6 +215,9 @@ def _train(args: Sequence[str]) -> None:
     trainer.fit(model, datamodule=data, ckpt_path=cli.config.ckpt_path, weights_only=True)
     # noted before the test, which puts the callbacks back to where the best checkpoint left them
     fitted = FitReport.of(trainer, time.perf_counter() - started)
+    # The checkpoint has averaged weights; this callback loads those that training goes on from.
+    callbacks = trainer.callbacks  # type: ignore[attr-defined]
+    callbacks[:] = [each for each in callbacks if not isinstance(each, WeightAveraging)]
     best = {"ckpt_path": "best", "weights_only": True} if fitted.checkpoint else {"model": model}
     trainer.test(datamodule=data, verbose=False, **best)
     if trainer.is_global_zero:
@@ -291,6 +294,8 @@ def _quieten_third_parties() -> None:
         r".*LightningCLI's args parameter is intended.*",
         r".*does not have many workers.*",
         r".*The number of training batches .* is smaller than the logging interval.*",
+        r".*callbacks used to create the checkpoint need to be provided.*",
+        r".*the hooks will not be called on every batch.*",
         r".*Checkpoint directory .* exists and is not empty.*",
         r"\s*Unable to serialize instance.*",
     ):

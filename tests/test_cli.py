@@ -145,17 +145,59 @@ class TestCallbacks:
         )
         assert "stopped early: val_loss did not improve for 1 epochs" in capsys.readouterr().out
 
-    def test_an_added_callback(self, data):
-        flags = [
-            "--trainer.callbacks+=StochasticWeightAveraging",
-            "--trainer.callbacks.swa_lrs=0.01",
-            "--trainer.callbacks.swa_epoch_start=1",
-        ]
+    def test_stochastic_weight_averaging(self, data):
+        flags = ["--trainer.callbacks.swa_lrs=0.01", "--trainer.callbacks.swa_epoch_start=1"]
+        assert train([*data, "--trainer.callbacks+=StochasticWeightAveraging", *flags]) == 0
+        checkpoint = torch.load(run_folder() / "checkpoints/last.ckpt", weights_only=True)
+        assert {"LossCurves", "StochasticWeightAveraging"} <= set(checkpoint["callbacks"])
+        assert checkpoint["callbacks"]["StochasticWeightAveraging"]["n_averaged"] > 0
+
+    def test_exponential_moving_average(self, data, capsys):
+        flags = ["--trainer.callbacks+=EMAWeightAveraging", "--trainer.callbacks.decay=0.9"]
         assert train([*data, *flags]) == 0
-        callbacks = torch.load(run_folder() / "checkpoints/last.ckpt", weights_only=True)[
-            "callbacks"
-        ]
-        assert {"LossCurves", "StochasticWeightAveraging"} <= set(callbacks)
+        checkpoint = torch.load(run_folder() / "checkpoints/last.ckpt", weights_only=True)
+        trained, averaged = checkpoint["current_model_state"], checkpoint["state_dict"]
+        assert not torch.equal(
+            trained["network.layers.fc1.weight"], averaged["network.layers.fc1.weight"]
+        )
+        # the averaged weights are those that are tested, as they are those that were validated
+        summary = capsys.readouterr().out
+        best = re.search(r"best epoch.*val_loss (\S+)\)", summary).group(1)
+        assert re.search(r"validation MSE\s+(\S+)", summary).group(1) == best
+
+    def test_gradient_accumulation_by_epoch(self, data):
+        flags = ["--trainer.callbacks+=GradientAccumulationScheduler"]
+        flags += ["--trainer.callbacks.scheduling", "{1: 4}", "--data.batch_size", "25"]
+        assert train([*data, *flags]) == 0
+        steps = [event.step + 1 for event in events().Scalars("train_loss")]
+        assert steps == [14, 14 + 4, 14 + 4 + 4]
+
+    def test_learning_rate_monitor(self, data):
+        flags = ["--trainer.callbacks+=LearningRateMonitor"]
+        flags += ["--lr_scheduler", "StepLR", "--lr_scheduler.step_size", "1"]
+        assert train([*data, *flags]) == 0
+        rates = [event.value for event in events().Scalars("lr-Adam")]
+        assert rates == pytest.approx([1e-3, 1e-4, 1e-5])
+
+    def test_learning_rate_finder(self, data, workplace):
+        flags = ["--trainer.callbacks+=LearningRateFinder"]
+        flags += ["--trainer.callbacks.num_training_steps=30", "--data.batch_size", "10"]
+        flags += ["--model.learning_rate", "1e-6"]
+        assert train([*data, *flags]) == 0
+        checkpoint = torch.load(run_folder() / "checkpoints/last.ckpt", weights_only=True)
+        found = checkpoint["optimizer_states"][0]["param_groups"][0]["lr"]
+        assert 1e-4 < found < 1
+        assert checkpoint["hyper_parameters"]["learning_rate"] == found
+        assert list(workplace.glob(".lr_find*")) == []
+
+    def test_pruning(self, data):
+        flags = ["--trainer.callbacks+=ModelPruning", "--trainer.callbacks.amount=0.5"]
+        flags += ["--trainer.callbacks.pruning_fn=l1_unstructured"]
+        flags += ["--trainer.callbacks.use_lottery_ticket_hypothesis=false"]
+        assert train([*data, *flags]) == 0
+        weights = last_weights()
+        zeros = sum((weight == 0).sum().item() for weight in weights.values())
+        assert zeros / sum(map(torch.numel, weights.values())) == pytest.approx(0.5, abs=0.01)
 
     def test_no_early_stopping(self, data, capsys):
         train([*data, "--early_stopping", "null", "--model.learning_rate", "1", "--max_epochs=15"])

@@ -120,10 +120,8 @@ class HyperparameterTable(Callback):
         values: dict[str, Any] = {**pl_module.hparams}
         data = getattr(trainer, "datamodule", None)
         if data is not None:
-            values |= {f"data/{name}": value for name, value in data.hparams.items()}
-            values |= {
-                f"data/{name}": value for name, value in data.state_dict()["provenance"].items()
-            }
+            facts = {**data.hparams, **data.state_dict()["provenance"]}
+            values |= {f"data/{name}": v for name, v in facts.items() if not name.startswith("_")}
         if trainer.optimizers:
             values["optimizer"] = type(trainer.optimizers[0]).__name__
             values["learning_rate"] = trainer.optimizers[0].param_groups[0]["lr"]
@@ -132,7 +130,9 @@ class HyperparameterTable(Callback):
             for name, value in values.items()
             if not name.startswith("_")
         }
+        # Without the first summary, a fixed list of columns, TensorBoard looks at the runs itself
+        # and shows first what differs between them.
+        _, *summaries = hparams(row, {})  # type: ignore[no-untyped-call]
         for logger in _tensorboards(trainer):
-            summaries = hparams(row, {"val_loss": None, "test_loss": None})  # type: ignore[no-untyped-call]
             for summary in summaries:
                 logger.experiment.file_writer.add_summary(summary)

@@ -22,15 +22,6 @@ from gpa_lightning.studies.cli import main
 NAMES = list(STUDIES)
 
 
-@pytest.fixture(scope="module")
-def everything(table: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The output folder of ``all --quick``."""
-    folder = tmp_path_factory.mktemp("studies")
-    flags = ["--quick", "--accelerator", "cpu", "--data.path", str(table)]
-    assert main(["all", *flags, "--seeds", "0", "1", "--output", str(folder)]) == 0
-    return folder
-
-
 @pytest.fixture
 def quick(table: Path, tmp_path: Path) -> list[str]:
     flags = ["--quick", "--accelerator", "cpu", "--data.path", str(table)]

@@ -1,0 +1,16 @@
+"""What the tests of the studies share."""
+
+from pathlib import Path
+
+import pytest
+
+from gpa_lightning.studies.cli import main
+
+
+@pytest.fixture(scope="session")
+def everything(table: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The output folder of ``all --quick``."""
+    folder = tmp_path_factory.mktemp("studies")
+    flags = ["--quick", "--accelerator", "cpu", "--data.path", str(table)]
+    assert main(["all", *flags, "--seeds", "0", "1", "--output", str(folder)]) == 0
+    return folder

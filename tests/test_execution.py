@@ -50,7 +50,8 @@ class Rounds(Timer):
 
 def trained(table, steps, model_class=GPARegressor, callbacks=(), model=None, data=None, **flags):
     seed_everything(1)
-    regressor = model_class(hidden_sizes=(16, 8), steps_per_execution=steps, **(model or {}))
+    model = {"hidden_sizes": (16, 8), **(model or {})}
+    regressor = model_class(steps_per_execution=steps, **model)
     recorder, rounds = Recorder(), Rounds()
     module = GPADataModule(path=str(table), **{"batch_size": 25, "val_size": 0.2, **(data or {})})
     trainer = fit(regressor, module, recorder, rounds, *(make() for make in callbacks), **flags)
@@ -110,6 +111,10 @@ def test_weights_counts_and_losses_are_bit_identical(table):
 )
 def test_dropout_and_penalties(table, model):
     assert_same(table, model=model)
+
+
+def test_layers_that_are_large_enough_for_onednn(table):
+    assert_same(table, model={"hidden_sizes": (512, 128)})
 
 
 @pytest.mark.parametrize("model_class", [WithSchedule, WithEpochSchedule, WithPlateau])

@@ -5,7 +5,7 @@ BIN := .venv/bin
 INSTALLED := .venv/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help train study test lint format tensorboard clean
+.PHONY: help train study results test lint format tensorboard clean
 
 help: ## list what there is
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
@@ -35,6 +35,17 @@ format: $(INSTALLED) ## format the code
 
 study: $(INSTALLED) ## reproduce the lecture's claims: make study ARGS="list", ARGS="polynomial"
 	$(BIN)/python scripts/study.py $(ARGS)
+
+results: $(INSTALLED) ## put the studies' reports and figures into docs/results.md
+	mkdir -p docs/results
+	set -e; { printf '# What the lecture says, measured\n\n'; \
+	  printf 'Made by `python scripts/study.py all` and `make results`, in the order of the lecture.\n'; \
+	  for name in $$($(BIN)/python scripts/study.py list | cut -d ' ' -f 1); do \
+	    cp lightning_logs/studies/$$name/figure.png docs/results/$$name.png; \
+	    echo; \
+	    sed -e 's/^#/##/' -e "s#(figure.png)#(results/$$name.png)#" -e 's/^Every number: .*/Every number: `results.csv`, beside the report that the command writes/' \
+	      lightning_logs/studies/$$name/report.md; \
+	  done; } > docs/results.md
 
 tensorboard: $(INSTALLED) ## show the curves at http://localhost:6006
 	$(BIN)/tensorboard --logdir lightning_logs --host 127.0.0.1 $(ARGS)

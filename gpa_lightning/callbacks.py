@@ -10,10 +10,13 @@ from lightning.pytorch.callbacks import RichProgressBar
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only
 
+from gpa_lightning.output import whole_file
+
 Curve = list[tuple[int, float]]
 
 
-def _tensorboards(trainer: Trainer) -> list[TensorBoardLogger]:
+def tensorboards(trainer: Trainer) -> list[TensorBoardLogger]:
+    """Return those of a Trainer's loggers that write for TensorBoard."""
     return [logger for logger in trainer.loggers if isinstance(logger, TensorBoardLogger)]
 
 
@@ -45,11 +48,13 @@ class LossCurves(Callback):
     def __init__(self) -> None:
         self.training: Curve = []
         self.validation: Curve = []
+        self._folder: str | None = None
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Lay out TensorBoard's chart."""
+        self._folder = trainer.log_dir  # asked on every process: Lightning has them agree on it
         if trainer.is_global_zero:
-            for logger in _tensorboards(trainer):
+            for logger in tensorboards(trainer):
                 chart = {"training and validation": ["Multiline", ["train_loss$", "val_loss$"]]}
                 logger.experiment.add_custom_scalars({"loss": chart})
 
@@ -57,12 +62,12 @@ class LossCurves(Callback):
         """Note the losses of the epoch before, which are complete only now."""
         self._note(trainer, trainer.current_epoch - 1)
 
-    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Draw the picture."""
-        self._note(trainer, trainer.current_epoch - 1)
-        folder = trainer.log_dir  # asked on every process: Lightning has them agree on it
-        if trainer.is_global_zero and trainer.loggers and folder and self.training:
-            self.save(Path(folder) / "loss_curves.png")
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Draw the picture, also when a resumed run finds that nothing is left to train."""
+        epochs = trainer.fit_loop.epoch_progress.current.processed  # type: ignore[attr-defined]
+        self._note(trainer, epochs - 1)
+        if trainer.is_global_zero and trainer.loggers and self._folder and self.training:
+            self.save(Path(self._folder) / "loss_curves.png")
 
     def _note(self, trainer: Trainer, epoch: int) -> None:
         for name, curve in (("train_loss", self.training), ("val_loss", self.validation)):
@@ -70,10 +75,13 @@ class LossCurves(Callback):
                 curve.append((epoch, trainer.callback_metrics[name].item()))
 
     def save(self, path: Path) -> None:
-        """Save the curves as a picture.
+        """Save the curves as a picture, in the place of an earlier one.
 
         Args:
             path: Where to; the suffix gives the format.
+
+        Raises:
+            OutputError: If it cannot be written.
         """
         from matplotlib.figure import Figure  # slow to import, and needed only at the end
 
@@ -93,7 +101,8 @@ class LossCurves(Callback):
             axes.set_yscale("log")
         axes.legend()
         axes.grid(alpha=0.3)
-        figure.savefig(path, dpi=120)
+        with whole_file(path, overwrite=True) as temporary:
+            figure.savefig(temporary, dpi=120)
 
     def state_dict(self) -> dict[str, Any]:
         """Return the curves, so that a resumed run draws them whole."""
@@ -133,6 +142,6 @@ class HyperparameterTable(Callback):
         # Without the first summary, a fixed list of columns, TensorBoard looks at the runs itself
         # and shows first what differs between them.
         _, *summaries = hparams(row, {})  # type: ignore[no-untyped-call]
-        for logger in _tensorboards(trainer):
+        for logger in tensorboards(trainer):
             for summary in summaries:
                 logger.experiment.file_writer.add_summary(summary)

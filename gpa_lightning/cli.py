@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import logging
+import os
+import shutil
 import signal
 import sys
+import threading
 import time
 import warnings
 from argparse import ArgumentError
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 from jsonargparse import Namespace, dict_to_namespace
 from lightning.fabric.utilities.exceptions import MisconfigurationException
-from lightning.pytorch import Callback, Trainer
+from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint, ProgressBar, WeightAveraging
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities.exceptions import SIGTERMException
@@ -22,7 +26,8 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 from gpa_lightning.checkpoint import CheckpointError, find_last, read_checkpoint
 from gpa_lightning.data.datamodule import GPADataModule
 from gpa_lightning.data.table import DataError
-from gpa_lightning.output import OutputError
+from gpa_lightning.losses import DivergenceError
+from gpa_lightning.output import PREFIX, OutputError
 from gpa_lightning.regressor import GPARegressor
 from gpa_lightning.summary import FitReport, print_summary
 
@@ -147,7 +152,7 @@ class GPALightningCLI(LightningCLI):
                 kwargs.setdefault(switch, trainer[switch] or False)
             elif trainer[switch] is False:
                 own[flag] = None
-        callbacks = [*(trainer.callbacks or []), *filter(None, own.values())]
+        callbacks = [_SecondInterrupt(), *(trainer.callbacks or []), *filter(None, own.values())]
         return super().instantiate_trainer(callbacks=callbacks, **kwargs)
 
 
@@ -178,10 +183,21 @@ class TrainCLI(GPALightningCLI):
             config.ckpt_path = str(find_last(Path(LOGS)))
             read_checkpoint(config.ckpt_path)
         if config.ckpt_path:
-            run = Path(config.ckpt_path).resolve().parents[1]
+            checkpoint = Path(config.ckpt_path).resolve()
+            run = checkpoint.parents[1]
             logger = config.trainer.logger
             if run.parent == Path(LOGS).resolve() and "version" in logger.get("init_args", {}):
                 logger.init_args.version = run.name
+                self._clear_up(checkpoint)
+
+    def _clear_up(self, checkpoint: Path) -> None:
+        """Make room for what a run that was killed had begun after a checkpoint of its own."""
+        for unfinished in checkpoint.parent.glob(f"{PREFIX}*"):
+            shutil.rmtree(unfinished)
+        kept = (self.config.checkpoint or {}).get("init_args", {})
+        own_folder = kept.get("dirpath", LOGS) is None
+        if checkpoint.stem == "last" and own_folder and "enable_version_counter" in kept:
+            kept.enable_version_counter = False  # the lost epoch's best is made again
 
 
 def main(args: Sequence[str] | None = None) -> int:
@@ -236,7 +252,7 @@ def _run(program: Callable[[Sequence[str]], object], args: Sequence[str] | None)
     _quieten_third_parties()
     try:
         program(arguments)
-    except (ArgumentError, CheckpointError, DataError, OutputError) as error:
+    except (ArgumentError, CheckpointError, DataError, DivergenceError, OutputError) as error:
         return _refuse(str(error))
     except MisconfigurationException as error:
         hint = "; --accelerator cpu runs everywhere" if "backend" in str(error) else ""
@@ -252,6 +268,15 @@ def _run(program: Callable[[Sequence[str]], object], args: Sequence[str] | None)
         if isinstance(stop, KeyboardInterrupt) or isinstance(stop.__context__, KeyboardInterrupt):
             return _interrupted(signal.SIGINT)
         raise
+    except Exception as error:
+        # TensorBoardLogger passes on what its writer's thread has met with as a ValueError
+        reason = error if isinstance(error, OSError) else error.__cause__
+        if isinstance(reason, OSError):
+            return _refuse(
+                f"{reason.filename or 'the run'}: cannot be written: {reason.strerror or reason}; "
+                "checkpoints that are there are whole, --ckpt_path last goes on from them"
+            )
+        raise
     return 0
 
 
@@ -261,9 +286,24 @@ def _refuse(message: str) -> int:
 
 
 def _interrupted(by: signal.Signals) -> int:
+    signal.signal(signal.SIGINT, _end_at_once)
     how = "--ckpt_path last goes on from the end of the last whole epoch"
     print(f"interrupted by {by.name}; the same command with {how}", file=sys.stderr)  # noqa: T201
     return 128 + by
+
+
+def _end_at_once(signal_number: int, frame: FrameType | None) -> None:
+    os._exit(128 + signal_number)
+
+
+class _SecondInterrupt(Callback):
+    """Lets a second Ctrl-C end the program at once, which Lightning would ignore."""
+
+    def on_exception(
+        self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
+    ) -> None:
+        if isinstance(exception, KeyboardInterrupt):
+            signal.signal(signal.SIGINT, _end_at_once)
 
 
 def _with_recipes(args: Sequence[str]) -> list[str]:
@@ -285,6 +325,7 @@ def _recipe(name: str) -> str:
 
 def _quieten_third_parties() -> None:
     """Keep advice and deprecations that are not the user's to act on out of the output."""
+    threading.excepthook = _pass_over_writers
     logging.basicConfig(format="%(levelname)s: %(message)s")
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)
@@ -300,3 +341,9 @@ def _quieten_third_parties() -> None:
         r"\s*Unable to serialize instance.*",
     ):
         warnings.filterwarnings("ignore", pattern)
+
+
+def _pass_over_writers(failed: threading.ExceptHookArgs) -> None:
+    """Print no traceback of TensorBoard's writer: the training reports what it has met with."""
+    if not type(failed.thread).__module__.startswith("tensorboard."):
+        threading.__excepthook__(failed)

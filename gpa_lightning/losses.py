@@ -12,6 +12,10 @@ from torch.nn.functional import mse_loss
 Norm = Literal["l1", "l2"]
 
 
+class DivergenceError(ValueError):
+    """A training that has left the finite numbers: one line, with where and what to try."""
+
+
 def weight_norm(parameters: Iterable[Tensor], norm: Norm) -> Tensor:
     r"""Compute the L1 or L2 norm of all weights together, as the lecture defines them.
 

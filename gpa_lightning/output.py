@@ -9,6 +9,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+PREFIX = ".unfinished-"
+"""How the temporary folders are named that a process leaves behind which is killed writing."""
+
 
 class OutputError(ValueError):
     """A file that cannot or must not be written: one line, with what to do."""
@@ -45,7 +48,7 @@ def whole_file(path: str | Path, overwrite: bool = False) -> Iterator[Path]:
             raise OutputError(f"{path}: is not a regular file")
         if path.exists() and not overwrite:
             raise OutputError(f"{path}: is there already; --overwrite replaces it")
-        with TemporaryDirectory(prefix=".", dir=path.parent) as folder:
+        with TemporaryDirectory(prefix=PREFIX, dir=path.parent) as folder:
             temporary = Path(folder, path.name)
             yield temporary
             if path.exists():

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 import torch
-from lightning.pytorch import LightningModule
+from lightning.pytorch import Callback, LightningModule
 from lightning.pytorch.core.optimizer import LightningOptimizer
 from torch import Tensor
 from torch.nn.functional import mse_loss
@@ -17,11 +17,14 @@ from gpa_lightning import random_states
 from gpa_lightning.checkpoint import CheckpointError, stamp
 from gpa_lightning.denormals import flush_denormals
 from gpa_lightning.execution import Execution
-from gpa_lightning.losses import Norm, mse_in_pieces, weight_norm
+from gpa_lightning.losses import DivergenceError, Norm, mse_in_pieces, weight_norm
 from gpa_lightning.network import FullyConnectedNetwork
+from gpa_lightning.resuming import ExactResume
 
 PIECE_ROWS = 1024
 """Rows of a full batch that are in the works at a time: about 7 MB of activations."""
+
+_STEPS_BETWEEN_CHECKS = 64  # of the loss, each of which waits for the GPU
 
 Batch = Sequence[Tensor]  # features (batch, in_features) and target (batch, 1)
 
@@ -50,6 +53,7 @@ class GPARegressor(LightningModule):
 
     Raises:
         ValueError: If a size, a probability or a weight is out of its range.
+        DivergenceError: When fitting, if a training or validation loss is not a finite number.
 
     Example:
         >>> GPARegressor(hidden_sizes=(16,)).predict_step([torch.zeros(5, 9)], 0).shape
@@ -96,6 +100,14 @@ class GPARegressor(LightningModule):
         self._random_states: dict[str, Any] | None = None
         self._squared_error_sum = torch.zeros(())
         self._rows_seen = 0
+        self._unchecked_losses: list[Tensor] = []
+        self._checked_losses = 0
+        self._first_step = 0
+
+    def configure_callbacks(self) -> list[Callback]:
+        """Bring what a run that is killed and resumed needs, unless the Trainer has it."""
+        present = any(isinstance(c, ExactResume) for c in self.trainer.callbacks)  # type: ignore[attr-defined]
+        return [] if present else [ExactResume()]
 
     def forward(self, x: Tensor) -> Tensor:
         """Predict GPAs, shape ``(batch, 1)``, from standardised scores ``(batch, in_features)``."""
@@ -115,6 +127,9 @@ class GPARegressor(LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add the project's stamp, and the random states, so that a resumed run changes nothing."""
+        weights = torch.stack([weight.isfinite().all() for weight in self.parameters()])
+        if self.trainer.training and not bool(weights.all()):
+            raise self._diverged("the weights are")
         stamp(checkpoint)
         checkpoint["random_states"] = random_states.collect()
 
@@ -159,6 +174,9 @@ class GPARegressor(LightningModule):
         """Start the epoch's training loss, and see how many steps may be run at once."""
         self._squared_error_sum = torch.zeros((), device=self.device)
         self._rows_seen = 0
+        self._unchecked_losses = []
+        self._checked_losses = 0
+        self._first_step = self.trainer.global_step
         self._execution = Execution(self.trainer, self.steps_per_execution)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
@@ -170,6 +188,7 @@ class GPARegressor(LightningModule):
             mse = mse_loss(self.network(x), y)
         # summed here and logged once an epoch: a `self.log` at every step would cost time
         self._squared_error_sum.add_(mse.detach(), alpha=len(x))
+        self._unchecked_losses.append(mse.detach())
         self._rows_seen += len(x)
         if self.penalty is None:
             return mse
@@ -186,9 +205,41 @@ class GPARegressor(LightningModule):
         optimizer.step(closure=optimizer_closure)
         if self._execution is not None:
             self._execution.run(optimizer)
+        if len(self._unchecked_losses) >= _STEPS_BETWEEN_CHECKS:
+            self._check_losses()
+
+    def _check_losses(self) -> None:
+        """Stop the training if a loss since the last check is not a finite number."""
+        losses, self._unchecked_losses = self._unchecked_losses, []
+        if not losses:
+            return
+        finite = torch.stack(losses).isfinite()
+        # where several processes train, all of them stop
+        if not self.trainer.strategy.reduce_boolean_decision(bool(finite.all()), all=True):
+            batches = self._checked_losses + int(finite.cumprod(0).sum())
+            step = self._first_step + batches // self.trainer.accumulate_grad_batches
+            raise self._diverged("the training loss is", step)
+        self._checked_losses += len(losses)
+
+    def _diverged(self, what: str, step: int | None = None) -> DivergenceError:
+        trainer = self.trainer
+        step = trainer.global_step if step is None else step
+        rate = trainer.optimizers[0].param_groups[0]["lr"] if trainer.optimizers else 0
+        best = getattr(trainer.checkpoint_callback, "best_model_path", "")
+        kept = f"the best weights are in {best}" if best else "there is no checkpoint yet"
+        return DivergenceError(
+            f"{what} not finite at epoch {trainer.current_epoch}, step {step} (counted from 0), so "
+            f"the training has ended; try a smaller learning rate than {rate:g}, and look for huge "
+            f"values in the table; {kept}"
+        )
+
+    def on_validation_start(self) -> None:
+        """Check the losses of the training so far."""
+        self._check_losses()
 
     def on_train_epoch_end(self) -> None:
         """Log the epoch's training loss, the mean over its rows as they were trained on."""
+        self._check_losses()
         loss = self._squared_error_sum / self._rows_seen
         self.log("train_loss", loss, prog_bar=True, sync_dist=True)
 
@@ -213,6 +264,8 @@ class GPARegressor(LightningModule):
     def _log_metrics(self, metrics: MetricCollection, loss: str) -> None:
         values = metrics.compute()
         metrics.reset()
+        if self.trainer.state.fn == "fit" and not bool(values[loss].isfinite()):
+            raise self._diverged("the validation loss is")
         # torchmetrics has summed over all devices already; this only keeps Lightning from asking
         self.log(loss, values.pop(loss), prog_bar=True, sync_dist=True)
         self.log_dict(values, sync_dist=True)

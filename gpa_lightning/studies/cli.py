@@ -16,6 +16,7 @@ from rich.markup import escape
 
 from gpa_lightning import GPADataModule
 from gpa_lightning.data.table import DataError
+from gpa_lightning.losses import DivergenceError
 from gpa_lightning.output import OutputError
 from gpa_lightning.studies import STUDIES, Result, Settings
 from gpa_lightning.studies.page import save_page
@@ -52,7 +53,10 @@ def main(args: Sequence[str] | None = None) -> int:
             console.print(f"the whole lecture: {save_page(results, settings)}")
         else:
             _study(config.name, settings, console)
-    except (ArgumentError, DataError, MisconfigurationException, OutputError) as error:
+    except (
+        *(ArgumentError, DataError, DivergenceError),
+        *(MisconfigurationException, OutputError),
+    ) as error:
         print("error:", " ".join(str(error).split()), file=sys.stderr)  # noqa: T201
         return 2
     except KeyboardInterrupt:

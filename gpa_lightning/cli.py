@@ -46,7 +46,7 @@ CALLBACKS: dict[str, tuple[type[Callback], dict[str, Any], str]] = {
     "checkpoint": (
         ModelCheckpoint,
         {
-            "class_path": "ModelCheckpoint",
+            "class_path": "gpa_lightning.resuming.BestAndLastCheckpoint",
             "init_args": {
                 "monitor": "val_loss",
                 "save_last": True,
@@ -192,7 +192,7 @@ class TrainCLI(GPALightningCLI):
 
     def _clear_up(self, checkpoint: Path) -> None:
         """Make room for what a run that was killed had begun after a checkpoint of its own."""
-        for unfinished in checkpoint.parent.glob(f"{PREFIX}*"):
+        for unfinished in checkpoint.parents[1].glob(f"**/{PREFIX}*"):
             shutil.rmtree(unfinished)
         kept = (self.config.checkpoint or {}).get("init_args", {})
         own_folder = kept.get("dirpath", LOGS) is None

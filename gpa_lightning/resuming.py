@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.callbacks import EarlyStopping
+from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 from lightning.pytorch.loggers import TensorBoardLogger
 from torch import Tensor
 
@@ -72,6 +72,26 @@ class WholeCheckpoints(TorchCheckpointIO):
         """Remove what is left to remove."""
         while self._superseded:
             super().remove_checkpoint(self._superseded.pop())
+
+
+class BestAndLastCheckpoint(ModelCheckpoint):
+    """Lightning's `ModelCheckpoint`, with a ``last.ckpt`` of every epoch.
+
+    Lightning's own writes ``last.ckpt`` only together with a better checkpoint, so that a run that
+    is killed while it does not improve would lose every epoch since the best. Takes the same
+    arguments.
+    """
+
+    @property
+    def state_key(self) -> str:
+        """The key of `ModelCheckpoint`, whose checkpoints can be resumed with this one."""
+        return super().state_key.replace(type(self).__name__, ModelCheckpoint.__name__)
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Save the best, and the last whether or not it is the best."""
+        super().on_train_epoch_end(trainer, pl_module)
+        if not self._should_skip_saving_checkpoint(trainer):
+            self._save_last_checkpoint(trainer, self._monitor_candidates(trainer))
 
 
 class ExactResume(Callback):
@@ -134,7 +154,14 @@ class ExactResume(Callback):
             due = config.interval == "epoch" and epochs % config.frequency == 0
             metric = left_off["callback_metrics"].get(config.monitor)
             if config.reduce_on_plateau and due and metric is not None:
+                trainer.fit_loop.epoch_loop.scheduler_progress.increment_ready()
                 config.scheduler.step(metric)
+                trainer.fit_loop.epoch_loop.scheduler_progress.increment_completed()
+
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Count the last epoch, also where nothing was left to train after it."""
+        epochs = trainer.fit_loop.epoch_progress.current
+        epochs.completed = epochs.processed  # type: ignore[attr-defined]
 
 
 def _on_cpu(metrics: Mapping[str, Any]) -> dict[str, Tensor]:

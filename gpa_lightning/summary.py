@@ -59,12 +59,10 @@ class FitReport:
         curves = _first(trainer, LossCurves)
         checkpoint = _first(trainer, ModelCheckpoint)
         score = checkpoint.best_model_score if checkpoint else None
-        # not `current_epoch`, which lags where a resumed run finds that nothing is left to train
-        epochs: int = trainer.fit_loop.epoch_progress.current.processed  # type: ignore[attr-defined]
         return cls(
-            epochs=epochs,
+            epochs=trainer.current_epoch,
             max_epochs=-1 if trainer.max_epochs is None else trainer.max_epochs,
-            why_it_stopped=_why_it_stopped(trainer, epochs),
+            why_it_stopped=_why_it_stopped(trainer),
             training=list(curves.training) if curves else [],
             validation=list(curves.validation) if curves else [],
             checkpoint=checkpoint.best_model_path if checkpoint else "",
@@ -81,13 +79,13 @@ def _first(trainer: Trainer, kind: type) -> Any:
     return next((callback for callback in callbacks if isinstance(callback, kind)), None)
 
 
-def _why_it_stopped(trainer: Trainer, epochs: int) -> str:
+def _why_it_stopped(trainer: Trainer) -> str:
     early = _first(trainer, EarlyStopping)
     if early and early.stopped_epoch:
         return f"stopped early: {early.monitor} did not improve for {early.patience} epochs"
     if 0 <= trainer.max_steps <= trainer.global_step:
         return f"stopped at max_steps {trainer.max_steps}"
-    if trainer.max_epochs == epochs:
+    if trainer.max_epochs == trainer.current_epoch:
         return f"stopped at max_epochs {trainer.max_epochs}"
     return "stopped on request"
 

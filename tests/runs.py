@@ -1,5 +1,6 @@
 """Running the project as its users do: a fit from Python, a program in a process of its own."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +11,11 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from gpa_lightning import GPADataModule, GPARegressor
 
 PROJECT = Path(__file__).parents[1]
+
+
+def long(amount: int) -> int:
+    """Return how often to do something in the long tests; LONG_SHARE=0.1 makes it a tenth."""
+    return max(1, round(amount * float(os.environ.get("LONG_SHARE", "1"))))
 
 
 def run(*args: str | Path, timeout: float = 600, **kwargs: object) -> subprocess.CompletedProcess:

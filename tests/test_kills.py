@@ -1,31 +1,37 @@
 """`kill -9`, and then the same command with `--ckpt_path last`: as if nothing had happened."""
 
 import os
+import random
+import signal
+import subprocess
+import sys
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 import torch
-from runs import PROJECT, run
+from runs import PROJECT, long, run
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 TRAIN = PROJECT / "scripts/train.py"
 KILLED = PROJECT / "tests/killed.py"
 COMMON = ("--accelerator", "cpu", "--model.hidden_sizes", "[16,8]", "--model.dropout", "0.2")
 PLATEAU = "lightning.pytorch.cli.ReduceLROnPlateau"
+MINI_BATCH = "mini-batch, plateau, early stopping"
 CASES = {
-    "mini-batch with early stopping": (
+    MINI_BATCH: (
         *("--data.batch_size", "25", "--model.learning_rate", "0.1", "--max_epochs", "30"),
-        *("--early_stopping.patience", "2"),
+        *("--early_stopping.patience", "2", "--lr_scheduler", PLATEAU),
+        *("--lr_scheduler.monitor", "val_loss", "--lr_scheduler.patience", "0"),
     ),
-    "full batch with a schedule": (
+    "full batch, cosine": (
         *("--data.batch_size", "full", "--max_epochs", "6", "--early_stopping", "null"),
         *("--lr_scheduler", "CosineAnnealingLR", "--lr_scheduler.T_max", "6"),
     ),
-    "a step a round with a plateau": (
+    "one step per execution": (
         *("--model.steps_per_execution", "1", "--data.batch_size", "50", "--max_epochs", "7"),
-        *("--optimizer", "SGD", "--optimizer.lr", "0.5", "--lr_scheduler", PLATEAU),
-        *("--lr_scheduler.monitor", "val_loss", "--lr_scheduler.patience", "0"),
+        *("--optimizer", "SGD", "--optimizer.lr", "0.1", "--optimizer.momentum", "0.9"),
     ),
 }
 RUN = Path("lightning_logs/version_0")
@@ -126,21 +132,93 @@ def number(moments: list[str], text: str, nth: int) -> int:
 
 
 # the rename comes when the new checkpoint is complete and the old one is still in its place
-@pytest.mark.parametrize(
-    ("case", "text", "nth"),
-    [
-        ("mini-batch with early stopping", "os.rename", -1),
-        ("full batch with a schedule", "os.remove", -2),
-        ("a step a round with a plateau", "events.out", -20),
-    ],
-)
-def test_a_killed_run_goes_on_as_if_nothing_had_happened(case, text, nth, uninterrupted, tmp_path):
-    command, expected, moments = uninterrupted(case)
+@pytest.mark.parametrize(("text", "nth"), [("os.rename", -4), ("loss_curves.png", 0)])
+def test_a_killed_run_goes_on_as_if_nothing_had_happened(text, nth, uninterrupted, tmp_path):
+    command, expected, moments = uninterrupted(MINI_BATCH)
     kill_at(number(moments, text, nth), command, tmp_path)
     assert_resumed(command, tmp_path, expected)
 
 
 def test_an_epoch_without_a_better_checkpoint_is_not_lost_either(uninterrupted):
-    _, expected, _ = uninterrupted("mini-batch with early stopping")
+    _, expected, _ = uninterrupted(MINI_BATCH)
     assert expected.best["epoch"] < expected.last["epoch"]
     assert len(expected.curves["train_loss"]) == expected.last["epoch"] + 1
+
+
+def random_moments(case: str, total: int) -> list[int]:
+    return random.Random(case).sample(range(1, total + 1), min(total, long(12)))
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("case", CASES)
+def test_a_run_killed_at_any_moment_goes_on(case, uninterrupted, tmp_path):
+    command, expected, moments = uninterrupted(case)
+    for moment in random_moments(case, len(moments)):
+        folder = tmp_path / str(moment)
+        folder.mkdir()
+        kill_at(moment, command, folder)
+        assert_resumed(command, folder, expected)
+        print(f"killed before: {moments[moment - 1]}")
+
+
+LARGE = ("--model.hidden_sizes", "[1500,1500]", "--max_epochs", "4", "--early_stopping", "null")
+
+
+def killed_while(process: subprocess.Popen, half_written: Path) -> bool:
+    """Kill a process as soon as a checkpoint of its is there in part."""
+    while process.poll() is None:
+        for part in half_written.glob(".unfinished-*/*.ckpt"):
+            try:
+                size = part.stat().st_size
+            except FileNotFoundError:
+                continue
+            if size:
+                process.kill()
+                return True
+    return False
+
+
+@pytest.mark.long
+def test_a_run_killed_in_the_middle_of_writing_a_checkpoint_goes_on(table, tmp_path):
+    command = [str(TRAIN), "--data.path", str(table), *COMMON, *LARGE]
+    whole = tmp_path / "whole"
+    whole.mkdir()
+    expected = Outcome.of(whole, run(*command, cwd=whole).stdout)
+    full_size = (whole / RUN / "checkpoints/last.ckpt").stat().st_size
+    torn = 0
+    for attempt in range(long(8)):
+        folder = tmp_path / str(attempt)
+        checkpoints = folder / RUN / "checkpoints"
+        folder.mkdir()
+        process = subprocess.Popen(
+            [sys.executable, *command],
+            cwd=folder,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        while attempt % 2 and not (checkpoints / "last.ckpt").exists():  # half of them later
+            assert process.poll() is None
+        assert killed_while(process, checkpoints)
+        process.wait()
+        sizes = [part.stat().st_size for part in checkpoints.glob(".unfinished-*/*.ckpt")]
+        torn += any(size < full_size for size in sizes)
+        assert_resumed(command, folder, expected)
+    print(f"{torn} of {long(8)} kills left half a checkpoint behind, under its temporary name")
+
+
+@pytest.mark.long
+def test_a_run_killed_at_any_time_goes_on(uninterrupted, tmp_path):
+    command, expected, _ = uninterrupted(MINI_BATCH)
+    draw = random.Random(0)
+    for attempt in range(long(6)):
+        folder = tmp_path / str(attempt)
+        folder.mkdir()
+        process = subprocess.Popen(
+            [sys.executable, *command], cwd=folder, stdout=subprocess.DEVNULL
+        )
+        while not (folder / RUN / "checkpoints").exists():
+            assert process.poll() is None
+        time.sleep(draw.uniform(0, 0.5))
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        assert_resumed(command, folder, expected)

@@ -5,7 +5,7 @@ BIN := .venv/bin
 INSTALLED := .venv/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help train study results test lint format tensorboard clean
+.PHONY: help train study results test test-long lint format tensorboard clean
 
 help: ## list what there is
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
@@ -23,6 +23,9 @@ train: $(INSTALLED) ## train the network, test it, and print a summary
 
 test: $(INSTALLED) ## run the tests (GPA_CSV=path/to/GPA.csv includes those on the real table)
 	$(BIN)/python -m pytest $(ARGS)
+
+test-long: $(INSTALLED) ## run the tests that take longer too
+	$(BIN)/python -m pytest -m "" $(ARGS)
 
 lint: $(INSTALLED) ## check style and types
 	$(BIN)/ruff check .

@@ -97,9 +97,10 @@ class GPARegressor(LightningModule):
         self.val_metrics = metrics.clone(prefix="val_")
         self.test_metrics = metrics.clone(prefix="test_")
         self._execution: Execution | None = None
-        self._random_states: dict[str, Any] | None = None
+        self._random_states: list[dict[str, Any]] = []
         self._squared_error_sum = torch.zeros(())
-        self._rows_seen = 0
+        self._rows_seen: float = 0
+        self._processes = 1
         self._unchecked_losses: list[Tensor] = []
         self._checked_losses = 0
         self._first_step = 0
@@ -131,11 +132,14 @@ class GPARegressor(LightningModule):
         if self.trainer.training and not bool(weights.all()):
             raise self._diverged("the weights are")
         stamp(checkpoint)
-        checkpoint["random_states"] = random_states.collect()
+        states = [random_states.collect()] * self.trainer.world_size
+        if len(states) > 1:
+            torch.distributed.all_gather_object(states, states[0])
+        checkpoint["random_states"] = states
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Check that a checkpoint's network is this one, and keep its random states for later."""
-        self._random_states = checkpoint.get("random_states")
+        self._random_states = checkpoint.get("random_states", [])
         then = checkpoint["hyper_parameters"]
         for name in ("in_features", "hidden_sizes", "dropout"):
             before, now = then.get(name), self.hparams[name]
@@ -165,10 +169,15 @@ class GPARegressor(LightningModule):
         torch.set_float32_matmul_precision(self._matmul_precision_before)
 
     def on_train_start(self) -> None:
-        """Take up the random states of a run that is resumed, at the last moment before it is."""
-        if self._random_states is not None:
-            random_states.restore(self._random_states)
-            self._random_states = None
+        """Take up the random states of a run that is resumed, at the last moment before it is.
+
+        A process that the run did not have before starts with a state of its own.
+        """
+        states, self._random_states = self._random_states, []
+        if self.global_rank < len(states):
+            random_states.restore(states[self.global_rank])
+        elif self.global_rank > 0:
+            random_states.seed_apart(self.global_rank, self.global_step)
 
     def on_train_epoch_start(self) -> None:
         """Start the epoch's training loss, and see how many steps may be run at once."""
@@ -177,22 +186,43 @@ class GPARegressor(LightningModule):
         self._unchecked_losses = []
         self._checked_losses = 0
         self._first_step = self.trainer.global_step
+        self._processes = self.trainer.world_size
         self._execution = Execution(self.trainer, self.steps_per_execution)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Compute the loss to minimise: the MSE, plus the penalty if there is one."""
         x, y = batch
-        if len(x) > PIECE_ROWS:
+        rows: float = len(x)
+        if rows > PIECE_ROWS:
             mse = mse_in_pieces(self.network, x, y, PIECE_ROWS)
         else:
             mse = mse_loss(self.network(x), y)
+        if self._processes > 1 and self.trainer.is_last_batch:
+            mse, rows = self._weighted(mse, len(x))
         # summed here and logged once an epoch: a `self.log` at every step would cost time
-        self._squared_error_sum.add_(mse.detach(), alpha=len(x))
-        self._unchecked_losses.append(mse.detach())
-        self._rows_seen += len(x)
+        detached = mse.detach()
+        self._squared_error_sum.add_(detached, alpha=rows)
+        self._unchecked_losses.append(detached)
+        self._rows_seen += rows
         if self.penalty is None:
             return mse
         return mse + self.penalty_weight * weight_norm(self.network.parameters(), self.penalty)
+
+    def _weighted(self, mse: Tensor, rows: int) -> tuple[Tensor, float]:
+        """Weigh the MSE of this process's rows as its share in those of all processes.
+
+        The gradient of a step is the mean of the processes' gradients, in which each counts the
+        same. Only in an epoch's last step may one have a row less than another, or none.
+
+        Returns:
+            The weighted MSE, and the mean number of rows, which is what it stands for.
+        """
+        mean = self.trainer.strategy.reduce(torch.tensor(float(rows), device=self.device))
+        assert isinstance(mean, Tensor)
+        mean_rows = mean.item()
+        if not rows:  # the mean of nothing is NaN, but every process has to give a gradient
+            return 0 * weight_norm(self.network.parameters(), "l1"), mean_rows
+        return mse * (rows / mean_rows), mean_rows
 
     def optimizer_step(
         self,

@@ -42,7 +42,8 @@ class GPADataModule(LightningDataModule):
             it is there, else an earlier download, else a download, else the synthetic twin.
         path: A ``.csv``, ``.csv.gz`` or ``.parquet`` file, the target in its last column. The
             environment variable ``GPA_CSV`` stands in for it.
-        batch_size: Rows a training batch, or ``full`` for all of them (full-batch training).
+        batch_size: Rows a training batch, or ``full`` for all of them (full-batch training). Of
+            several processes, each takes batches of this size.
         test_size: Share of all rows that is held out for the test.
         val_size: Share of the remaining rows that is held out for validation. 0 is the lecture's
             own set-up: the test set doubles as the validation set.
@@ -141,6 +142,7 @@ class GPADataModule(LightningDataModule):
         if self._sets:
             return
         table, self._table = self._load(), None
+        self._compare_processes()
         order, training, validation = self._split(len(table.target))
         self._fit_scaler(table.features, order[:training])
 
@@ -164,6 +166,31 @@ class GPADataModule(LightningDataModule):
                 "The test set doubles as the validation set (--data.val_size 0), as in the "
                 "lecture: a test loss that guided the training flatters it."
             )
+
+    @property
+    def _processes(self) -> int:
+        return self.trainer.world_size if self.trainer else 1
+
+    def _compare_processes(self) -> None:
+        """Make sure that all processes have the same table and split it alike.
+
+        Raises:
+            DataError: If not.
+        """
+        mine = asdict(self.provenance) | self._split_settings()
+        everyone = [mine] * self._processes
+        if len(everyone) > 1:
+            torch.distributed.all_gather_object(everyone, mine)
+        first = everyone[0]
+        for rank, other in enumerate(everyone):
+            for name in ("sha256", *self._split_settings()):
+                if other[name] != first[name]:
+                    places = [f"{each['kind']}: {each['location']}" for each in (first, other)]
+                    what = f"the table ({'; '.join(places)})" if name == "sha256" else name
+                    raise DataError(
+                        f"process {rank} differs from process 0 in {what}; give all processes "
+                        "the same flags, and the same table with --data.path FILE"
+                    )
 
     def _split(self, rows: int) -> tuple[npt.NDArray[np.int64], int, int]:
         """Draw the order of the rows and cut it into training, validation and test rows."""
@@ -245,7 +272,7 @@ class GPADataModule(LightningDataModule):
             batch_size,
             shuffle,
             self.seed,
-            num_replicas=trainer.world_size if trainer else 1,
+            num_replicas=self._processes,
             rank=trainer.global_rank if trainer else 0,
         )
         on_gpu = trainer is not None and isinstance(trainer.accelerator, CUDAAccelerator)
@@ -262,8 +289,10 @@ class GPADataModule(LightningDataModule):
         }
 
     def _split_settings(self) -> dict[str, Any]:
-        names = ("batch_size", "test_size", "val_size", "seed")
-        return {name: getattr(self, name) for name in names}
+        # of rows a step, so that a run may go on with another number of processes
+        rows = "full" if self.batch_size == "full" else self.batch_size * self._processes
+        names = ("test_size", "val_size", "seed")
+        return {"batch_size": rows, **{name: getattr(self, name) for name in names}}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take over a checkpoint's scaler; a resumed training must go on with the same data.
@@ -278,9 +307,11 @@ class GPADataModule(LightningDataModule):
             then = {"data": provenance.sha256, **state_dict["split"]}
             for name in now:
                 if now[name] != then[name]:
+                    together = name == "batch_size" and self._processes > 1
                     raise DataError(
-                        f"cannot resume: --data.{name} is {now[name]}, but the checkpoint was "
-                        f"trained with {then[name]}; use the checkpoint's or start a new run"
+                        f"cannot resume: --data.{name} is {now[name]}"
+                        f"{' on all processes together' if together else ''}, but the checkpoint "
+                        f"was trained with {then[name]}; use the checkpoint's or start a new run"
                     )
         elif self._sets:
             names = tuple(state_dict["feature_names"])

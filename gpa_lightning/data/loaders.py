@@ -39,14 +39,16 @@ class BatchSampler(DistributedSampler["Tensor | slice"]):
     it the epoch. The order depends on ``seed`` and the epoch alone: not on the global random
     state, the number of workers, or what ran before. With several replicas, replica ``r`` takes
     every ``num_replicas``-th row of the common order: one step of all replicas together sees the
-    same rows as one step of a single process whose batch is as large as theirs together.
+    same rows as one step of a single process whose batch is as large as theirs together. No row
+    is lost and none repeated, unlike in its parent, so the last batches of two replicas may
+    differ by a row, which `GPARegressor.training_step` makes up for.
 
     Args:
         dataset: The table whose rows are numbered.
         batch_size: Rows a batch; the last one holds what is left. ``None``: all rows in one.
         shuffle: Whether each epoch has an order of its own (training) or that of the table. In
-            training, rows are repeated to give each replica equally many (at most
-            ``num_replicas - 1``); in evaluation no row is.
+            training each replica has equally many batches, as each takes part in every step: the
+            last may be empty, if fewer rows are left than there are replicas.
         seed: Seed of the shuffling.
         num_replicas: Number of processes that share the epoch.
         rank: Which of them this is.
@@ -68,24 +70,22 @@ class BatchSampler(DistributedSampler["Tensor | slice"]):
     ) -> None:
         super().__init__(dataset, num_replicas, rank, shuffle=shuffle, seed=seed)
         self.rows = len(dataset)
-        if not shuffle:
-            self.num_samples = len(range(rank, self.rows, num_replicas))
-        self.batch_size = batch_size or max(self.num_samples, 1)
+        most = len(range(0, self.rows, num_replicas))  # that a replica has
+        self.num_samples = most if shuffle else len(range(rank, self.rows, num_replicas))
+        self.batch_size = batch_size or max(most, 1)
 
     def __iter__(self) -> Iterator[Tensor | slice]:
         # a batch of all rows has no order; leaving it alone spares the shuffle and the gather
-        shuffled = self.shuffle and self.batch_size < self.num_samples
-        mine = len(range(self.rank, self.rows, self.num_replicas))
-        if not shuffled and mine == self.num_samples:
+        if not self.shuffle or len(self) == 1:
             stride = self.batch_size * self.num_replicas
-            for start in range(self.rank, self.rows, stride):
+            for start in range(self.rank, self.rank + len(self) * stride, stride):
                 yield slice(start, min(start + stride, self.rows), self.num_replicas)
             return
         order = np.arange(self.rows)
-        if shuffled:
-            np.random.default_rng((self.seed, self.epoch)).shuffle(order)
-        padded = np.append(order[self.rank :: self.num_replicas], order[: self.num_samples - mine])
-        yield from torch.split(torch.from_numpy(padded), self.batch_size)
+        np.random.default_rng((self.seed, self.epoch)).shuffle(order)
+        mine = torch.from_numpy(order[self.rank :: self.num_replicas].copy())
+        for start in range(0, self.num_samples, self.batch_size):
+            yield mine[start : start + self.batch_size]
 
     def __len__(self) -> int:
         return -(-self.num_samples // self.batch_size)

@@ -47,14 +47,20 @@ def test_replicas_together_see_the_batches_of_a_single_process():
 
 
 @pytest.mark.parametrize("shuffle", [True, False])
-def test_replicas_lose_no_row_and_pad_in_training_only(shuffle):
+@pytest.mark.parametrize(("rows", "batch_size"), [(11, 4), (13, 4), (14, 2), (2, 4), (9, None)])
+def test_replicas_have_every_row_once_in_equally_many_training_steps(rows, batch_size, shuffle):
     samplers = [
-        BatchSampler(dataset(11), 4, shuffle, num_replicas=3, rank=rank) for rank in range(3)
+        BatchSampler(dataset(rows), batch_size, shuffle, num_replicas=3, rank=rank)
+        for rank in range(3)
     ]
-    rows = [list(chain(*drawn(sampler, 11))) for sampler in samplers]
-    assert set(chain(*rows)) == set(range(11))
-    lengths = [len(part) for part in rows]
-    assert lengths == ([4, 4, 4] if shuffle else [4, 4, 3])
+    batches = [drawn(sampler, rows) for sampler in samplers]
+    assert sorted(chain(*chain(*batches))) == list(range(rows))
+    steps = [len(each) for each in batches]
+    assert steps == [len(sampler) for sampler in samplers]
+    if shuffle:
+        assert len(set(steps)) == 1
+    else:
+        assert [] not in chain(*batches)
 
 
 def test_a_full_batch_is_a_view_of_the_table():

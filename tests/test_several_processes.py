@@ -1,0 +1,188 @@
+"""One training in several processes: what it comes to is what a single process comes to."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import psutil
+import pytest
+import torch
+from runs import PROJECT, run
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from gpa_lightning.cli import train
+
+TRAIN = PROJECT / "scripts/train.py"
+SMALL = ["--accelerator", "cpu", "--model.hidden_sizes", "[16,8]", "--model.learning_rate", "0.01"]
+TWO = ["--devices", "2", "--strategy", "ddp"]
+
+
+def made_table(path: Path, rows: int) -> Path:
+    random = np.random.default_rng(0)
+    x = random.normal(size=(rows, 3))
+    y = 2 + x @ [0.5, -0.3, 0.1] + random.normal(0, 0.1, rows)
+    pd.DataFrame(x, columns=list("abc")).assign(y=y).to_csv(path, index=False)
+    return path
+
+
+@pytest.fixture(scope="module")
+def uneven(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A table whose 401 training rows make four batches of 100 and one of a single row."""
+    return made_table(tmp_path_factory.mktemp("data") / "uneven.csv", 628)
+
+
+def losses(version: int, name: str) -> list[tuple[int, float]]:
+    events = EventAccumulator(f"lightning_logs/version_{version}")
+    events.Reload()
+    return [(event.step, event.value) for event in events.Scalars(name)]
+
+
+def checkpoint(version: int, name: str = "last") -> dict:
+    path = f"lightning_logs/version_{version}/checkpoints/{name}.ckpt"
+    return torch.load(path, weights_only=True)
+
+
+def assert_same_run(version: int, other: int) -> None:
+    """Assert that two runs agree in float32, in their curves and in their last weights."""
+    for name in ("train_loss", "val_loss"):
+        steps, values = zip(*losses(version, name), strict=True)
+        other_steps, other_values = zip(*losses(other, name), strict=True)
+        assert steps == other_steps
+        np.testing.assert_allclose(values, other_values, rtol=2e-5)
+    weights, other_weights = (checkpoint(v)["state_dict"] for v in (version, other))
+    for name, weight in weights.items():
+        torch.testing.assert_close(weight, other_weights[name], rtol=1e-4, atol=1e-5)
+
+
+def in_two_processes(*flags: str | Path) -> None:
+    result = run(TRAIN, *flags, *TWO)
+    assert result.returncode == 0, result.stderr
+    assert result.stderr == ""
+    assert result.stdout.count("Summary") == 1
+
+
+def test_two_processes_train_like_one(uneven, workplace):
+    """With half the batch each; the early stop is decided alike, and comes at the same epoch."""
+    flags = ["--data.path", str(uneven), *SMALL, "--early_stopping.patience", "1"]
+    flags += ["--model.penalty", "l2", "--model.penalty_weight", "0.001"]
+    in_two_processes(*flags, "--data.batch_size", "50")
+    assert train([*flags, "--data.batch_size", "100"]) == 0
+    assert_same_run(0, 1)
+    epochs = len(losses(0, "val_loss"))
+    assert 3 < epochs < 100
+    assert losses(0, "train_loss")[-1][0] == 5 * epochs - 1
+
+
+def test_a_resumed_run_with_dropout_is_bit_identical(uneven, workplace):
+    flags = ["--data.path", str(uneven), *SMALL, "--data.batch_size", "50", "--max_epochs", "3"]
+    flags += ["--model.dropout", "0.3"]
+    in_two_processes(*flags, "--checkpoint.save_top_k=-1")
+    states = checkpoint(0, "best-epoch-1")["random_states"]
+    assert not torch.equal(states[0]["torch"], states[1]["torch"])
+
+    middle = "lightning_logs/version_0/checkpoints/best-epoch-1.ckpt"
+    before = checkpoint(0)
+    Path("lightning_logs/version_0/checkpoints/last.ckpt").unlink()
+    in_two_processes(*flags, "--ckpt_path", middle)
+    after = checkpoint(0)
+    for name, weight in before["state_dict"].items():
+        assert torch.equal(weight, after["state_dict"][name]), name
+    for ours, theirs in zip(before["random_states"], after["random_states"], strict=True):
+        assert torch.equal(ours["torch"], theirs["torch"])
+
+
+@pytest.mark.long
+def test_a_run_goes_on_with_another_number_of_processes(uneven, workplace):
+    flags = ["--data.path", str(uneven), *SMALL]
+    one, two = (["--data.batch_size", size] for size in ("100", "50"))
+    assert train([*flags, *one, "--max_epochs", "4"]) == 0
+    in_two_processes(*flags, *two, "--max_epochs", "2")
+    assert train([*flags, *one, "--max_epochs", "4", "--ckpt_path", "last"]) == 0
+    assert_same_run(0, 1)
+    assert train([*flags, *one, "--max_epochs", "2"]) == 0
+    in_two_processes(*flags, *two, "--max_epochs", "4", "--ckpt_path", "last")
+    assert_same_run(0, 2)
+
+
+def started(flags: list[str], **environment: str) -> subprocess.Popen:
+    return subprocess.Popen(
+        [sys.executable, str(TRAIN), *flags],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, **environment},
+    )
+
+
+def free_port() -> str:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return str(listener.getsockname()[1])
+
+
+def on_two_machines(flags: list[str], other_flags: list[str]) -> list[tuple[int, str]]:
+    """Start a process on each of two machines; return their exit codes and error output."""
+    machines = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": free_port(), "GLOO_SOCKET_IFNAME": "lo"}
+    two = ["--num_nodes", "2", "--devices", "1", "--strategy", "ddp"]
+    processes = [
+        started([*each, *two], NODE_RANK=str(rank), **machines)
+        for rank, each in enumerate([flags, other_flags])
+    ]
+    try:
+        errors = [process.communicate(timeout=300)[1] for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
+    return [(process.returncode, error) for process, error in zip(processes, errors, strict=True)]
+
+
+def test_two_machines_take_one_full_batch_in_pieces(tmp_path, workplace):
+    """Of 7,903 rows, and validate on 4,097: one process has a batch more of them than the other."""
+    table = made_table(tmp_path / "large.csv", 15_000)
+    flags = ["--data.path", str(table), *SMALL, "--data.batch_size", "full", "--max_epochs", "4"]
+    flags += ["--data.val_size", "0.3414166"]
+    assert on_two_machines(flags, flags) == [(0, ""), (0, "")]
+    assert train(flags) == 0
+    assert_same_run(0, 1)
+    assert losses(0, "train_loss")[-1][0] == 3
+
+
+@pytest.mark.parametrize("rank", [1, pytest.param(0, marks=pytest.mark.long)])
+def test_a_killed_process_ends_the_training_which_can_go_on(rank, uneven, workplace):
+    flags = ["--data.path", str(uneven), *SMALL, "--early_stopping", "null"]
+    process = started([*flags, *TWO, "--data.batch_size", "50", "--max_epochs", "100000"])
+    last = Path("lightning_logs/version_0/checkpoints/last.ckpt")
+    deadline = time.monotonic() + 120
+    while not last.exists() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    (child,) = psutil.Process(process.pid).children()
+    (child if rank else process).kill()
+    _, errors = process.communicate(timeout=60)  # until the last process has closed it
+    assert process.returncode == (1 if rank else -signal.SIGKILL)
+    assert not child.is_running() or child.status() == psutil.STATUS_ZOMBIE
+    assert f"process {1 - rank} has lost another process of the training" in errors
+    assert "--ckpt_path last" in errors
+    assert "Traceback" not in errors
+
+    epoch = torch.load(last, weights_only=True)["epoch"]
+    flags += ["--data.batch_size", "100", "--ckpt_path", "last", "--max_epochs", str(epoch + 3)]
+    assert train(flags) == 0
+    assert checkpoint(0)["epoch"] == epoch + 2
+
+
+@pytest.mark.long
+def test_processes_that_see_different_tables_refuse_to_train(uneven, tmp_path, workplace):
+    other = made_table(tmp_path / "other.csv", 600)
+    mine, others = (["--data.path", str(path), *SMALL] for path in (uneven, other))
+    outcomes = on_two_machines(mine, others)
+    assert [code for code, _ in outcomes] == [2, 2]
+    for _, error in outcomes:
+        assert error.startswith("error: process 1 differs from process 0 in the table")
+        assert "uneven.csv; file: " in error
+        assert error.count("\n") == 1

@@ -21,7 +21,9 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint, ProgressBar, WeightAveraging
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
+from lightning.pytorch.utilities import rank_zero_only
 from lightning.pytorch.utilities.exceptions import SIGTERMException
+from torch.distributed import DistError
 
 from gpa_lightning.checkpoint import CheckpointError, find_last, read_checkpoint
 from gpa_lightning.data.datamodule import GPADataModule
@@ -34,6 +36,7 @@ from gpa_lightning.summary import FitReport, print_summary
 RECIPES = Path(__file__).parent / "recipes"
 LOGS = "lightning_logs"
 TRAIN = "Train the network on the GPA data, test the best checkpoint, and print a summary."
+_GOING_ON = "the same command with --ckpt_path last goes on from the end of the last whole epoch"
 SHORT_FLAGS = ("accelerator", "devices", "strategy", "num_nodes", "precision", "max_epochs")
 
 # Each has a flag of its own, so that it can be changed, replaced, or switched off with `null`.
@@ -260,6 +263,8 @@ def _run(program: Callable[[Sequence[str]], object], args: Sequence[str] | None)
     except RuntimeError as error:
         if "conditioned on metric" in str(error):  # EarlyStopping's word for a wrong `monitor`
             return _refuse(str(error))
+        if isinstance(error, DistError) or "gloo" in str(error):
+            return _left_alone(error)
         raise
     except SIGTERMException:
         return _interrupted(signal.SIGTERM)
@@ -287,8 +292,7 @@ def _refuse(message: str) -> int:
 
 def _interrupted(by: signal.Signals) -> int:
     signal.signal(signal.SIGINT, _end_at_once)
-    how = "--ckpt_path last goes on from the end of the last whole epoch"
-    print(f"interrupted by {by.name}; the same command with {how}", file=sys.stderr)  # noqa: T201
+    print(f"interrupted by {by.name}; {_GOING_ON}", file=sys.stderr)  # noqa: T201
     return 128 + by
 
 
@@ -304,6 +308,18 @@ class _SecondInterrupt(Callback):
     ) -> None:
         if isinstance(exception, KeyboardInterrupt):
             signal.signal(signal.SIGINT, _end_at_once)
+
+
+def _left_alone(error: RuntimeError) -> int:
+    """Say that another process of the training is gone, which no process can go on without."""
+    rank: int = rank_zero_only.rank  # type: ignore[attr-defined]
+    reason = str(error).partition("] ")[2].partition(". ")[0] or str(error)
+    print(  # noqa: T201
+        f"error: process {rank} has lost another process of the training "
+        f"({' '.join(reason.split())}): see that one's own messages; {_GOING_ON}",
+        file=sys.stderr,
+    )
+    return 1
 
 
 def _with_recipes(args: Sequence[str]) -> list[str]:
@@ -329,6 +345,9 @@ def _quieten_third_parties() -> None:
     logging.basicConfig(format="%(levelname)s: %(message)s")
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)
+    # it says which process has ended, before it ends those that wait for it
+    launcher = "lightning.fabric.strategies.launchers.subprocess_script"
+    logging.getLogger(launcher).setLevel(logging.INFO)
     for pattern in (
         r".*isinstance\(treespec, LeafSpec\).*",
         r".*`GPARegressor.configure_optimizers` will be overridden by.*",

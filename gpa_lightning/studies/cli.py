@@ -20,6 +20,7 @@ from gpa_lightning.losses import DivergenceError
 from gpa_lightning.output import OutputError
 from gpa_lightning.studies import STUDIES, Result, Settings
 from gpa_lightning.studies.page import save_page
+from gpa_lightning.studies.runs import WorkerError
 from gpa_lightning.studies.settings import OUTPUT
 
 STOPPED = 130  # the shell's code for a program that Ctrl-C has ended
@@ -44,6 +45,7 @@ def main(args: Sequence[str] | None = None) -> int:
             Path(config.output),
             config.quick,
             config.n_jobs,
+            config.dask,
         )
         if config.name == "list":
             for name, study in STUDIES.items():
@@ -54,8 +56,12 @@ def main(args: Sequence[str] | None = None) -> int:
         else:
             _study(config.name, settings, console)
     except (
-        *(ArgumentError, DataError, DivergenceError),
-        *(MisconfigurationException, OutputError),
+        ArgumentError,
+        DataError,
+        DivergenceError,
+        MisconfigurationException,
+        OutputError,
+        WorkerError,
     ) as error:
         print("error:", " ".join(str(error).split()), file=sys.stderr)  # noqa: T201
         return 2
@@ -111,5 +117,12 @@ def _parser() -> ArgumentParser:
         type=PositiveInt | Literal[-1],
         default=1,
         help="Runs at a time; -1: one a core.",
+    )
+    add(
+        "--dask",
+        metavar="ADDRESS",
+        type=str | None,
+        default=None,
+        help="Address of the scheduler of a Dask cluster, which then does the runs.",
     )
     return parser

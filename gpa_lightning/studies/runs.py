@@ -6,6 +6,7 @@ import hashlib
 import json
 import logging
 import shutil
+import threading
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -14,7 +15,8 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 import torch
-from joblib import Parallel, delayed, effective_n_jobs
+from joblib import Parallel, delayed, effective_n_jobs, parallel_config
+from joblib.externals.loky.process_executor import TerminatedWorkerError
 from lightning.pytorch import Callback, LightningDataModule, Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -28,6 +30,14 @@ from gpa_lightning.studies.settings import Settings
 
 Outcome: TypeAlias = dict[str, Any]  # what JSON can hold
 OUTCOME = "outcome.json"
+ATTEMPTS = 3
+"""How often a run is tried whose process is killed; Dask's own limit is of this size too."""
+
+_ONE_AT_A_TIME = threading.Lock()  # of a Dask worker's threads: they share the random state
+
+
+class WorkerError(RuntimeError):
+    """Nothing there to do the runs, or what does them dies: one line, with what to do."""
 
 
 @dataclass(frozen=True)
@@ -68,42 +78,109 @@ def perform(study: str, runs: Sequence[Run], settings: Settings) -> list[Outcome
     Args:
         study: The study's name.
         runs: What to do.
-        settings: With ``n_jobs`` above 1, that many runs go on at a time and share the cores.
+        settings: With ``n_jobs`` above 1, that many runs go on at a time and share the cores. A
+            run whose process is killed is tried again.
 
     Returns:
         The outcomes, in the order of ``runs``.
 
     Raises:
         OutputError: If an outcome cannot be written.
+        WorkerError: If there is nothing to do the runs, or it dies whatever is tried.
     """
-    jobs = effective_n_jobs(settings.n_jobs)
-    threads = max(1, torch.get_num_threads() // jobs)
-    calls = (delayed(_numbered)(i, study, run, settings, threads) for i, run in enumerate(runs))
+    output = settings.output.absolute()  # a worker may have another working directory
     outcomes: dict[int, Outcome] = {}
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
-    with Progress(*columns, TimeRemainingColumn()) as progress:
+    with _engine(settings) as threads, Progress(*columns, TimeRemainingColumn()) as progress:
         bar = progress.add_task(study, total=len(runs))
-        for number, outcome in Parallel(jobs, return_as="generator_unordered")(calls):
-            outcomes[number] = outcome
-            progress.advance(bar)
-    return [outcomes[number] for number in range(len(runs))]
+        for attempt in range(1, ATTEMPTS + 1):
+            calls = (
+                delayed(_numbered)(i, output / study, run, settings, threads)
+                for i, run in enumerate(runs)
+                if i not in outcomes
+            )
+            try:
+                for i, outcome in Parallel(settings.n_jobs, return_as="generator_unordered")(calls):
+                    outcomes[i] = outcome
+                    progress.advance(bar)
+                break
+            except TerminatedWorkerError as error:
+                if attempt == ATTEMPTS:
+                    raise WorkerError(
+                        f"{study}: a process that trains was killed {ATTEMPTS} times, perhaps for "
+                        f"want of memory; --n_jobs below {settings.n_jobs} needs less"
+                    ) from error
+    return [outcomes[i] for i in range(len(runs))]
+
+
+@contextmanager
+def _engine(settings: Settings) -> Iterator[int]:
+    """Let joblib call what the settings say, and yield the threads that are for each call."""
+    if settings.dask is None:
+        yield max(1, torch.get_num_threads() // effective_n_jobs(settings.n_jobs))
+        return
+    try:
+        from distributed import Client, KilledWorker
+    except ImportError as error:
+        raise WorkerError(
+            "--dask needs Dask, which is not installed: pip install dask distributed"
+        ) from error
+    where = f"--dask {settings.dask}"
+    try:
+        client = Client(settings.dask, timeout=5)
+    except (OSError, ValueError) as error:
+        raise WorkerError(
+            f"{where}: no scheduler answers there; give the address that `dask scheduler` prints"
+        ) from error
+    with client:
+        try:
+            client.wait_for_workers(1, timeout=10)
+        except TimeoutError as error:
+            raise WorkerError(
+                f"{where}: there is no worker; start some by `dask worker`"
+            ) from error
+        try:  # joblib would wait for ever for a scheduler that cannot read what it is sent
+            client.submit(_version, pure=False).result()
+            versions = set(client.run(_version).values())
+        except (ModuleNotFoundError, AttributeError, RuntimeError) as error:
+            raise WorkerError(
+                f"{where}: scheduler or workers lack gpa-lightning {VERSION}: install "
+                "it there, or start them with its folder in PYTHONPATH"
+            ) from error
+        if versions != {VERSION}:
+            raise WorkerError(
+                f"{where}: the workers have gpa-lightning {', '.join(versions)}, not {VERSION}"
+            )
+        try:
+            with parallel_config("dask", client=client):
+                yield 1  # to Dask, each thread of a worker is a core
+        except KilledWorker as error:
+            raise WorkerError(
+                f"{where}: a run was given up, since each worker that took it was lost, perhaps "
+                "for want of memory"
+            ) from error
+
+
+def _version() -> str:
+    return VERSION
 
 
 def _numbered(
-    number: int, study: str, run: Run, settings: Settings, threads: int
+    number: int, study: Path, run: Run, settings: Settings, threads: int
 ) -> tuple[int, Outcome]:
-    torch.set_num_threads(threads)
-    return number, _outcome(study, run, settings)
+    with _ONE_AT_A_TIME:
+        torch.set_num_threads(threads)
+        return number, _outcome(study, run, settings)
 
 
-def _outcome(study: str, run: Run, settings: Settings) -> Outcome:
+def _outcome(study: Path, run: Run, settings: Settings) -> Outcome:
     """Return a run's outcome: its own, one copied from another study, or one that is made now."""
     name = f"{run.name}-{run.key(settings)}"
-    folder = settings.output / study / "runs" / name
+    folder = study / "runs" / name
     try:
         if not (folder / OUTCOME).exists():
             shutil.rmtree(folder, ignore_errors=True)  # what a run that was stopped has left
-            for finished in settings.output.glob(f"*/runs/*-{run.key(settings)}/{OUTCOME}"):
+            for finished in study.parent.glob(f"*/runs/*-{run.key(settings)}/{OUTCOME}"):
                 shutil.copytree(finished.parent, folder)
                 break
             else:

@@ -12,7 +12,7 @@ from typing import Any, Literal
 import torch
 
 from gpa_lightning import GPADataModule
-from gpa_lightning.data.table import Provenance
+from gpa_lightning.data.table import DataError, Provenance
 
 OUTPUT = Path("lightning_logs/studies")
 
@@ -29,6 +29,8 @@ class Settings:
         output: The folder that gets a folder for each study.
         quick: Whether to do a small version of a few seconds, which judges nothing.
         n_jobs: Number of runs at a time, as joblib counts: -1 is one a core.
+        dask: Address of the scheduler of a Dask cluster that does the runs, ``n_jobs``
+            notwithstanding; its workers reach the table and ``output`` under the same paths.
     """
 
     data: Mapping[str, Any] = field(default_factory=dict)
@@ -37,13 +39,14 @@ class Settings:
     output: Path = OUTPUT
     quick: bool = False
     n_jobs: int = 1
+    dask: str | None = None
 
     @property
     def repetitions(self) -> Sequence[int]:
         """The seeds that are used: of a quick version, the first two."""
         return self.seeds[:2] if self.quick else self.seeds
 
-    @property
+    @cached_property  # a worker on another machine takes over what was found on the first
     def device(self) -> Literal["cpu", "gpu"]:
         """What ``accelerator`` comes to on this machine."""
         on_gpu = self.accelerator == "gpu" or (
@@ -60,7 +63,7 @@ class Settings:
         settled = {
             **self.data,
             "source": "download" if table.kind == "cache" else table.kind,
-            "path": table.location if is_file else None,
+            "path": str(Path(table.location).absolute()) if is_file else None,
         }
         return settled, table, data.in_features
 
@@ -94,4 +97,9 @@ class Settings:
         log.setLevel(logging.ERROR)  # a study says by itself where the test set is used
         data.setup()
         log.setLevel(level)
+        if data.provenance.sha256 != self.provenance.sha256:
+            raise DataError(
+                f"{data.provenance.location}: is not the table that the study began with; "
+                "give all workers the same one, with --data.path FILE"
+            )
         return data

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import logging
-import math
 import os
-from collections.abc import Iterator
 from dataclasses import asdict
-from typing import Any, Literal
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -18,14 +17,16 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from gpa_lightning.data.loaders import BatchSampler, TableDataset, table_loader
+from gpa_lightning.data.split import Split, blocks, fit_scaler, standardised
 from gpa_lightning.data.table import DataError, Provenance, Source, Table, listed
+
+if TYPE_CHECKING:
+    from gpa_lightning.data.streaming import MappedTable, StreamedTable
 
 log = logging.getLogger(__name__)
 
 EVALUATION_ROWS = 2048
 """Rows a batch where no gradient is needed: large enough to be fast, small enough for a GPU."""
-
-_BLOCK_ROWS = 1 << 16  # rows standardised at a time, so that no second table is in memory
 
 SetName = Literal["training", "validation", "test"]
 
@@ -40,16 +41,20 @@ class GPADataModule(LightningDataModule):
     Args:
         source: Where the table comes from. ``auto``: ``path`` if given, else ``data/GPA.csv`` if
             it is there, else an earlier download, else a download, else the synthetic twin.
-        path: A ``.csv``, ``.csv.gz`` or ``.parquet`` file, the target in its last column. The
-            environment variable ``GPA_CSV`` stands in for it.
+        path: A ``.csv``, ``.csv.gz`` or ``.parquet`` file, or a folder of Parquet files, the
+            target in the last column. The environment variable ``GPA_CSV`` stands in for it.
         batch_size: Rows a training batch, or ``full`` for all of them (full-batch training). Of
             several processes, each takes batches of this size.
         test_size: Share of all rows that is held out for the test.
         val_size: Share of the remaining rows that is held out for validation. 0 is the lecture's
             own set-up: the test set doubles as the validation set.
         seed: Seed of the split and of the shuffling. By default that of ``--seed_everything``.
-        num_workers: Processes that gather batches in the background. The table is in memory, so
+        num_workers: Processes that gather batches in the background. With the table in memory,
             0 is the fastest.
+        in_memory: Whether the table is taken into memory, or else streamed once into a file on
+            disk, of which batches are read; results are the same. By default a file or folder is
+            streamed if its values would take more than a quarter of the machine's memory.
+        cache_dir: Folder for the files of streamed tables, by default the user's cache folder.
 
     Raises:
         DataError: If the table is not to be had, not valid, or too short for the split.
@@ -76,6 +81,8 @@ class GPADataModule(LightningDataModule):
         val_size: float = 0.2,
         seed: int | None = None,
         num_workers: int = 0,
+        in_memory: bool | None = None,
+        cache_dir: str | None = None,
     ) -> None:
         super().__init__()
         if batch_size != "full" and batch_size < 1:
@@ -93,9 +100,11 @@ class GPADataModule(LightningDataModule):
         self.val_size = val_size
         self.seed = int(os.environ.get("PL_GLOBAL_SEED", "0")) if seed is None else seed
         self.num_workers = num_workers
+        self.in_memory = in_memory
+        self.cache_dir = cache_dir
         self.save_hyperparameters()
         self.hparams["seed"] = self.seed
-        self._table: Table | None = None
+        self._table: Table | StreamedTable | None = None
         self._feature_names: tuple[str, ...] = ()
         self._target_name = ""
         self._provenance: Provenance | None = None
@@ -103,19 +112,39 @@ class GPADataModule(LightningDataModule):
         self._scaler: dict[str, Tensor] = {}
 
     def prepare_data(self) -> None:
-        """Load the table once a machine, which downloads it if need be."""
-        if not self._sets:
-            self._load()
+        """Load or stream the table once a machine, which downloads it if need be."""
+        if not self._sets and not isinstance(table := self._load(), Table):
+            self._map(table)
 
-    def _load(self) -> Table:
+    def _map(self, table: StreamedTable) -> MappedTable:
+        return table.mapped(self.cache_dir, self._split, self._scaler)
+
+    def _load(self) -> Table | StreamedTable:
         if self._table is None:
             from gpa_lightning.data.sources import load_table  # brings pandas, which is slow
 
-            self._table = load_table(self.source, self.path)
+            file = self._file_to_stream()
+            self._table = file or load_table(self.source, self.path)
             self._feature_names = self._table.feature_names
             self._target_name = self._table.target_name
-            self._provenance = self._table.provenance
         return self._table
+
+    def _file_to_stream(self) -> StreamedTable | None:
+        from gpa_lightning.data.sources import training_file
+        from gpa_lightning.data.streaming import StreamedTable, fits_into_memory
+
+        location = training_file(self.source, self.path)
+        if location is None:
+            if self.in_memory is False:
+                raise DataError(
+                    "--data.in_memory false streams a file: say which, with --data.path FILE"
+                )
+            return None
+        file = Path(location)
+        in_memory = self.in_memory
+        if in_memory is None:
+            in_memory = fits_into_memory(file, location)
+        return None if in_memory else StreamedTable(file, location)
 
     @property
     def feature_names(self) -> tuple[str, ...]:
@@ -130,7 +159,13 @@ class GPADataModule(LightningDataModule):
     @property
     def provenance(self) -> Provenance:
         """Which data these are."""
-        return self._provenance or self._load().provenance
+        if self._provenance is None:
+            table = self._load()
+            if isinstance(table, Table):
+                self._provenance = table.provenance
+            else:
+                self._provenance = self._map(table).provenance
+        return self._provenance
 
     @property
     def rows(self) -> dict[SetName, int]:
@@ -142,30 +177,30 @@ class GPADataModule(LightningDataModule):
         if self._sets:
             return
         table, self._table = self._load(), None
-        self._compare_processes()
-        order, training, validation = self._split(len(table.target))
-        self._fit_scaler(table.features, order[:training])
+        if isinstance(table, Table):
+            self._provenance = table.provenance
+            self._compare_processes()
+            x, y, training, validation = self._standardised(table)
 
-        x = torch.empty(table.features.shape)
-        y = torch.empty(len(order), 1)
-        mean, scale = self._scaler["mean"].numpy(), self._scaler["scale"].numpy()
-        for block, rows in _blocks(order):
-            # standardised in double precision, as scikit-learn does it, and rounded once
-            x.numpy()[block] = (table.features[rows] - mean) / scale
-            y.numpy()[block, 0] = table.target[rows]
-        first_test_row = training + validation
-        test = slice(first_test_row, None)
-        parts: dict[SetName, slice] = {
-            "training": slice(training),
-            "validation": slice(training, first_test_row) if validation else test,
-            "test": test,
-        }
-        self._sets = {name: TableDataset(x[rows], y[rows]) for name, rows in parts.items()}
-        if not validation:
+            def dataset(rows: slice) -> TableDataset:
+                return TableDataset(x[rows], y[rows])
+        else:
+            mapped = self._map(table)
+            _, self._provenance, training, validation, self._scaler = mapped
+            self._compare_processes()
+            dataset = mapped.dataset
+
+        self._sets = {"training": dataset(slice(training))}
+        test = dataset(slice(training + validation, None))
+        if validation:
+            self._sets["validation"] = dataset(slice(training, training + validation))
+        else:
+            self._sets["validation"] = test
             log.warning(
                 "The test set doubles as the validation set (--data.val_size 0), as in the "
                 "lecture: a test loss that guided the training flatters it."
             )
+        self._sets["test"] = test
 
     @property
     def _processes(self) -> int:
@@ -192,33 +227,25 @@ class GPADataModule(LightningDataModule):
                         "the same flags, and the same table with --data.path FILE"
                     )
 
-    def _split(self, rows: int) -> tuple[npt.NDArray[np.int64], int, int]:
-        """Draw the order of the rows and cut it into training, validation and test rows."""
-        test = math.ceil(self.test_size * rows)
-        validation = math.ceil(self.val_size * (rows - test))
-        training = rows - test - validation
-        if training < 2 or test < 2 or validation == 1:
-            raise DataError(
-                f"{self.provenance.location}: {rows} rows are too few for a split into "
-                f"{training} training, {validation} validation and {test} test rows, each of "
-                "which needs two; give more rows or change --data.test_size, --data.val_size"
+    @property
+    def _split(self) -> Split:
+        return Split(self.test_size, self.val_size, self.seed)
+
+    def _standardised(self, table: Table) -> tuple[Tensor, Tensor, int, int]:
+        """Return features and target in the order of the split, and the sizes of its sets."""
+        order, training, validation = self._split.draw(len(table.target), table.provenance.location)
+        if not self._scaler:  # of a checkpoint
+            training_rows = order[:training]
+            self._scaler = fit_scaler(
+                table.features[training_rows[block]] for block in blocks(training)
             )
-        return np.random.default_rng(self.seed).permutation(rows), training, validation
-
-    def _fit_scaler(
-        self, features: npt.NDArray[np.float64], training_rows: npt.NDArray[np.int64]
-    ) -> None:
-        from sklearn.preprocessing import StandardScaler  # slow to import, and `--help` needs none
-
-        if self._scaler:  # a checkpoint's
-            return
-        scaler = StandardScaler()
-        for _, rows in _blocks(training_rows):
-            scaler.partial_fit(features[rows])
-        self._scaler = {
-            "mean": torch.from_numpy(scaler.mean_),
-            "scale": torch.from_numpy(scaler.scale_),
-        }
+        x = torch.empty(table.features.shape)
+        y = torch.empty(len(order), 1)
+        for block in blocks(len(order)):
+            rows = order[block]
+            x.numpy()[block] = standardised(table.features[rows], self._scaler)
+            y.numpy()[block, 0] = table.target[rows]
+        return x, y, training, validation
 
     def standardise(self, features: npt.NDArray[np.float64]) -> Tensor:
         """Put raw scores into the network's units.
@@ -229,8 +256,7 @@ class GPADataModule(LightningDataModule):
         Returns:
             float32 of the same shape: zero mean and unit deviation over the training rows.
         """
-        scaled = (features - self._scaler["mean"].numpy()) / self._scaler["scale"].numpy()
-        return torch.from_numpy(scaled.astype(np.float32))
+        return torch.from_numpy(standardised(features, self._scaler))
 
     def dataset(self, name: SetName) -> TableDataset:
         """Return a set: features ``(rows, in_features)`` and target ``(rows, 1)``, float32."""
@@ -334,13 +360,5 @@ class GPADataModule(LightningDataModule):
         shift = (self._scaler["mean"] - scaler["mean"]) / scaler["scale"]
         if factor.eq(1).all() and shift.eq(0).all():
             return
-        # the test set may double as the validation set: each storage once
-        features = {x.data_ptr(): x for x, _ in (data.tensors for data in self._sets.values())}
-        for x in features.values():
-            x.mul_(factor.float()).add_(shift.float())
-
-
-def _blocks(rows: npt.NDArray[np.int64]) -> Iterator[tuple[slice, npt.NDArray[np.int64]]]:
-    """Cut row numbers into blocks: where each lies among them, and the block itself."""
-    for start in range(0, len(rows), _BLOCK_ROWS):
-        yield slice(start, start + _BLOCK_ROWS), rows[start : start + _BLOCK_ROWS]
+        for data in set(self._sets.values()):  # the test set may double as the validation set
+            data.rescale(factor.float(), shift.float())

@@ -1,4 +1,4 @@
-"""The files that a table is read from: CSV, packed or not, and Parquet.
+"""The files that a table is read from: CSV, packed or not, Parquet, and folders of Parquet files.
 
 A file is read in blocks of a few megabytes, each parsed at full speed and looked at closely only
 when that fails or finds something odd. So a good file costs little more than its parsing, memory
@@ -15,7 +15,7 @@ import re
 import stat
 import zlib
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from itertools import islice
 from pathlib import Path
 from typing import IO, ClassVar, TypeAlias
@@ -27,18 +27,19 @@ from pyarrow import csv as arrow_csv
 from pyarrow import types as arrow_types
 from pyarrow.parquet import ParquetFile
 
-from gpa_lightning.data.table import FEATURES, SEX, TARGET, Array, DataError, quoted
+from gpa_lightning.data.table import FEATURES, SEX, TARGET, Array, DataError, listed, quoted
 
 LARGEST = float(np.finfo(np.float32).max)  # training is in single precision
 
 # some rows of a table, shape (rows, columns), and what to call the row of a given index
 Rows: TypeAlias = tuple[Array, Callable[[int], str]]
+TrainingFile: TypeAlias = "_Csv | _Parquet | _Folder"
 
 
 @contextmanager
 def opened(file: Path, location: str) -> Iterator["_Csv | _Parquet"]:
     """Open a table, and turn whatever goes wrong with its file into a DataError."""
-    try:
+    with _explained(location):
         mode = file.stat().st_mode
         if stat.S_ISDIR(mode):
             raise DataError(f"{location}: is a folder, not a file")
@@ -52,6 +53,24 @@ def opened(file: Path, location: str) -> Iterator["_Csv | _Parquet"]:
                 yield _Csv(handle, location, packed=name.endswith(".gz"))
             else:
                 raise DataError(f"{location}: is not named .csv, .csv.gz or .parquet")
+
+
+@contextmanager
+def opened_training(file: Path, location: str) -> Iterator[TrainingFile]:
+    """Open a table as `opened` does; it may be a folder of Parquet files, too."""
+    with _explained(location):
+        if file.is_dir():
+            yield _Folder(file, location)
+        else:
+            with opened(file, location) as table:
+                yield table
+
+
+@contextmanager
+def _explained(location: str) -> Iterator[None]:
+    """Turn whatever goes wrong with a table's file into a DataError."""
+    try:
+        yield
     except FileNotFoundError:
         raise DataError(f"{location}: there is no such file") from None
     except PermissionError:
@@ -68,11 +87,15 @@ def opened(file: Path, location: str) -> Iterator["_Csv | _Parquet"]:
 
 
 def _sha256(handle: IO[bytes]) -> str:
-    handle.seek(0)
     digest = hashlib.sha256()
+    _update(digest, handle)
+    return digest.hexdigest()
+
+
+def _update(digest: "hashlib._Hash", handle: IO[bytes]) -> None:
+    handle.seek(0)
     while part := handle.read(2**20):
         digest.update(part)
-    return digest.hexdigest()
 
 
 def _distinct(columns: Sequence[str], where: str) -> list[str]:
@@ -92,7 +115,7 @@ class _Csv:
 
     BLOCK = 4 * 2**20  # bytes parsed at a time, and the longest row
     # exam scores pack to a half or a third; whatever packs far better is meant to fill the memory
-    PACKED_UNSUSPICIOUS, PACKED_RATIO = 64 * 2**20, 10
+    PACKED_UNSUSPICIOUS, PACKED_RATIO, PACKED_TYPICAL = 64 * 2**20, 10, 3
     DELIMITERS: ClassVar = {";": "semicolons", "\t": "tabs", "|": "bars", " ": "blanks"}
     NUMBER = re.compile(r"[ \t]*[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?[ \t]*", re.ASCII)
     HEADERLESS: ClassVar = {
@@ -129,6 +152,15 @@ class _Csv:
             self.limit = max(self.PACKED_UNSUSPICIOUS, self.PACKED_RATIO * size)
             self.handle = gzip.GzipFile(fileobj=handle)  # type: ignore[assignment]
         self.columns, self.start, self.line = self._header()
+
+    def memory(self) -> int:
+        """Estimate the bytes of all values as float64: a number has about eight characters."""
+        size = os.fstat(self.file.fileno()).st_size
+        return size if self.handle is self.file else self.PACKED_TYPICAL * size
+
+    def count(self, picked: Sequence[int]) -> int:
+        """Count the rows, which takes reading them."""
+        return sum(len(values) for values, _ in self.rows(picked))
 
     def rows(self, picked: Sequence[int]) -> Iterator[Rows]:
         """Yield the picked columns as numbers, in the order of ``picked``."""
@@ -318,6 +350,14 @@ class _Parquet:
         if size > max(2**26, self.LARGEST_RATIO * os.fstat(handle.fileno()).st_size):
             raise DataError(f"{location}: unpacks to {size:,} bytes; save it as .csv")
 
+    def memory(self) -> int:
+        """Return the bytes of all values as float64."""
+        return 8 * self.count([]) * len(self.columns)
+
+    def count(self, picked: Sequence[int]) -> int:
+        """Return the number of rows."""
+        return int(self.file.metadata.num_rows)
+
     def rows(self, picked: Sequence[int]) -> Iterator[Rows]:
         """Yield the picked columns as numbers, in the order of ``picked``."""
         fields = [self.schema.field(i) for i in picked]
@@ -351,3 +391,71 @@ class _Parquet:
 
     def sha256(self) -> str:
         return _sha256(self.handle)
+
+
+class _Folder:
+    """A folder of Parquet files with the same columns: one table, in the order of their names."""
+
+    def __init__(self, folder: Path, location: str) -> None:
+        entries = sorted(e for e in folder.iterdir() if not e.name.startswith("."))
+        if inner := [entry.name for entry in entries if entry.is_dir()]:
+            raise DataError(
+                f"{location}: holds the folder {quoted(inner[0])}; the Parquet files have to lie "
+                "in it directly"
+            )
+        self.files = [entry for entry in entries if entry.name.lower().endswith(".parquet")]
+        if not self.files:
+            raise DataError(f"{location}: is a folder without .parquet files")
+        self.location = location
+        self.columns: Sequence[str] = ()
+        self.index: Sequence[str] = ()
+        self._rows = self._memory = 0
+        for file in self.files:
+            with self._opened(file) as part:
+                if not self.columns:
+                    self.columns, self.index = part.columns, part.index
+                elif _places(part.columns).keys() != _places(self.columns).keys():
+                    raise DataError(
+                        f"{part.location}: has the columns {listed(part.columns)}, but "
+                        f"{self.files[0].name} has {listed(self.columns)}"
+                    )
+                self._rows += part.count([])
+                self._memory += part.memory()
+
+    def _opened(self, file: Path) -> AbstractContextManager["_Csv | _Parquet"]:
+        return opened(file, str(Path(self.location, file.name)))
+
+    def memory(self) -> int:
+        """Return the bytes of all values as float64."""
+        return self._memory
+
+    def count(self, picked: Sequence[int]) -> int:
+        """Return the number of rows."""
+        return self._rows
+
+    def rows(self, picked: Sequence[int]) -> Iterator[Rows]:
+        """Yield the picked columns as numbers, in the order of ``picked``."""
+        names = [self.columns[i].casefold() for i in picked]
+        for file in self.files:
+            with self._opened(file) as part:
+                places = _places(part.columns)
+                for values, place in part.rows([places[name] for name in names]):
+
+                    def place_in_file(
+                        row: int, name: str = file.name, place: Callable[[int], str] = place
+                    ) -> str:
+                        return f"{name}, {place(row)}"
+
+                    yield values, place_in_file
+
+    def sha256(self) -> str:
+        """Hash the files' bytes, one file after the other in the order of their names."""
+        digest = hashlib.sha256()
+        for file in self.files:
+            with file.open("rb") as handle:
+                _update(digest, handle)
+        return digest.hexdigest()
+
+
+def _places(columns: Sequence[str]) -> dict[str, int]:
+    return {name.casefold(): i for i, name in enumerate(columns)}

@@ -10,6 +10,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, DistributedSampler, TensorDataset
 
+from gpa_lightning.data.split import shuffled_rows
+
 
 class TableDataset(TensorDataset):
     """Features and target of a table, of which any number of rows is taken in one call.
@@ -27,6 +29,15 @@ class TableDataset(TensorDataset):
         if isinstance(rows, slice):
             return tuple(tensor[rows] for tensor in self.tensors)
         return tuple(tensor.index_select(0, rows) for tensor in self.tensors)
+
+    def batches(self, rows: int) -> Iterator[tuple[Tensor, ...]]:
+        """Yield all rows in order, so many at a time."""
+        for start in range(0, len(self), rows):
+            yield self[start : start + rows]
+
+    def rescale(self, factor: Tensor, shift: Tensor) -> None:
+        """Multiply the features by ``factor`` and add ``shift``, both of shape (in_features,)."""
+        self.tensors[0].mul_(factor).add_(shift)
 
 
 class BatchSampler(DistributedSampler["Tensor | slice"]):
@@ -81,9 +92,8 @@ class BatchSampler(DistributedSampler["Tensor | slice"]):
             for start in range(self.rank, self.rank + len(self) * stride, stride):
                 yield slice(start, min(start + stride, self.rows), self.num_replicas)
             return
-        order = np.arange(self.rows)
-        np.random.default_rng((self.seed, self.epoch)).shuffle(order)
-        mine = torch.from_numpy(order[self.rank :: self.num_replicas].copy())
+        order = shuffled_rows(self.rows, (self.seed, self.epoch))
+        mine = torch.from_numpy(np.ascontiguousarray(order[self.rank :: self.num_replicas]))
         for start in range(0, self.num_samples, self.batch_size):
             yield mine[start : start + self.batch_size]
 

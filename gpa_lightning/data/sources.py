@@ -13,7 +13,7 @@ import pandas as pd
 from platformdirs import user_cache_dir
 
 from gpa_lightning.data.download import DownloadError, fetch
-from gpa_lightning.data.formats import Rows, opened
+from gpa_lightning.data.formats import Rows, TrainingFile, opened, opened_training
 from gpa_lightning.data.table import (
     FEATURES,
     SEX,
@@ -58,8 +58,8 @@ def load_table(source: Source = "auto", path: str | Path | None = None) -> Table
             in the user's cache folder, or downloads; ``synthetic`` generates the twin; ``auto``
             takes the first there is of ``path``, ``data/GPA.csv``, cache, download and twin, and
             logs a warning when that is the twin.
-        path: A ``.csv``, ``.csv.gz`` or ``.parquet`` file. The environment variable ``GPA_CSV``
-            stands in for it with ``file`` and ``auto``.
+        path: A ``.csv``, ``.csv.gz`` or ``.parquet`` file, or a folder of Parquet files. The
+            environment variable ``GPA_CSV`` stands in for it with ``file`` and ``auto``.
 
     Returns:
         The table. The course's columns are in the order of ``FEATURES``, whatever their order in
@@ -68,19 +68,11 @@ def load_table(source: Source = "auto", path: str | Path | None = None) -> Table
     Raises:
         DataError: If there is no such table or it is not valid.
     """
-    if source not in get_args(Source):
-        raise DataError(f"--data.source {source} is none of {', '.join(get_args(Source))}")
-    if source in ("download", "synthetic"):
-        if path:
-            raise DataError(f"--data.source {source} reads no file: leave out --data.path {path}")
+    file = training_file(source, path)
+    if file:
+        return _read_table(Path(file), "file", file)
+    if source != "auto":
         return _downloaded() if source == "download" else _twin()
-    path = path or os.environ.get("GPA_CSV")
-    if source == "auto" and not path and os.path.exists("data/GPA.csv"):  # noqa: PTH110
-        path = "data/GPA.csv"
-    if path:
-        return _read_table(Path(path), "file", str(path))
-    if source == "file":
-        raise DataError("--data.source file: say which, with --data.path FILE")
     try:
         return _downloaded()
     except DataError as error:
@@ -90,6 +82,30 @@ def load_table(source: Source = "auto", path: str | Path | None = None) -> Table
             error,
         )
         return _twin()
+
+
+def training_file(source: Source, path: str | Path | None) -> str | None:
+    """Say which file or folder `load_table` reads, as the user wrote it; None for none.
+
+    Args:
+        source: As for `load_table`.
+        path: As for `load_table`.
+
+    Raises:
+        DataError: If the two contradict each other.
+    """
+    if source not in get_args(Source):
+        raise DataError(f"--data.source {source} is none of {', '.join(get_args(Source))}")
+    if source in ("download", "synthetic"):
+        if path:
+            raise DataError(f"--data.source {source} reads no file: leave out --data.path {path}")
+        return None
+    path = path or os.environ.get("GPA_CSV")
+    if source == "auto" and not path and os.path.exists("data/GPA.csv"):  # noqa: PTH110
+        path = "data/GPA.csv"
+    if source == "file" and not path:
+        raise DataError("--data.source file: say which, with --data.path FILE")
+    return str(path) if path else None
 
 
 def read_scores(path: str | Path, feature_names: Sequence[str]) -> Scores:
@@ -154,29 +170,37 @@ def _read_published(file: Path, kind: Literal["cache", "download"], location: st
 
 def _read_table(file: Path, kind: Literal["file", "cache", "download"], location: str) -> Table:
     """Read a table with a target; ``location`` is what messages call the file."""
-    with opened(file, location) as table:
-        if table.index:
-            raise DataError(
-                f"{location}: column {listed(table.index)} is an index of pandas, save without it"
-            )
-        picked, names = _training_columns(table.columns, location)
-        rows = table.rows(picked)
-        if names[-1].casefold() == TARGET:
-            rows = _grades(rows, names[-1], location)
-        values = _joined(rows, len(names), location)
+    with opened_training(file, location) as table:
+        columns = training_columns(table, location)
+        values = _joined(training_rows(table, columns, location), len(columns.names), location)
         provenance = Provenance(kind, location, len(values), table.sha256())
-    *features, target = names
-    constant = np.all(values[:, :-1] == values[0, :-1], axis=0)
-    if constant.any() and len(values) > 1:
-        same = [name for name, is_same in zip(features, constant, strict=True) if is_same]
-        log.warning("%s: nothing to learn from constant column %s", location, listed(same))
+    *features, target = columns.names
     return Table(values[:, :-1], values[:, -1], tuple(features), target, provenance)
 
 
-def _training_columns(
-    columns: Sequence[str], location: str
-) -> tuple[Sequence[int], tuple[str, ...]]:
-    """Return where the features and, last, the target stand, and their names."""
+class Columns(NamedTuple):
+    """The columns to train on.
+
+    Attributes:
+        places: Where the features and, last, the target stand in the file.
+        names: Their names.
+    """
+
+    places: Sequence[int]
+    names: tuple[str, ...]
+
+
+def training_columns(table: TrainingFile, location: str) -> Columns:
+    """Return which columns of an opened table are the features and the target.
+
+    Raises:
+        DataError: If the table has not the columns to train on.
+    """
+    if table.index:
+        raise DataError(
+            f"{location}: column {listed(table.index)} is an index of pandas, save without it"
+        )
+    columns = table.columns
     places = {name.casefold(): i for i, name in enumerate(columns)}
     course = {name.casefold(): name for name in (*FEATURES, TARGET)}
     if sum(name.casefold() in places for name in FEATURES) > len(FEATURES) // 2:
@@ -184,7 +208,7 @@ def _training_columns(
             raise DataError(_absent(missing, columns, location))
         if extra := [name for name in columns if name.casefold() not in (*course, *SEX)]:
             raise DataError(f"{location}: unexpected column {listed(extra)}, leave it out")
-        return [places[key] for key in course], tuple(course.values())
+        return Columns([places[key] for key in course], tuple(course.values()))
     if len(columns) < 2:
         raise DataError(
             f"{location}: {quoted(columns[0])} is the only column; "
@@ -195,7 +219,15 @@ def _training_columns(
             "%s: column %r counts as a feature, since the target is the last column, %s",
             *(location, TARGET, quoted(columns[-1])),
         )
-    return range(len(columns)), tuple(columns)
+    return Columns(range(len(columns)), tuple(columns))
+
+
+def training_rows(table: TrainingFile, columns: Columns, location: str) -> Iterator[Rows]:
+    """Yield the rows of an opened table, the target last, and warn of what is odd in them."""
+    rows = table.rows(columns.places)
+    if columns.names[-1].casefold() == TARGET:
+        rows = _grades(rows, columns.names[-1], location)
+    return _with_constants_named(rows, columns.names[:-1], location)
 
 
 def _absent(missing: Sequence[str], columns: Sequence[str], location: str) -> str:
@@ -218,6 +250,22 @@ def _grades(rows: Iterable[Rows], name: str, location: str) -> Iterator[Rows]:
                 *(location, place(row), name, values[row, -1]),
             )
         yield values, place
+
+
+def _with_constants_named(
+    rows: Iterable[Rows], features: Sequence[str], location: str
+) -> Iterator[Rows]:
+    """Pass the rows on, with a warning at the end if features never differ."""
+    first, constant, count = None, np.ones(len(features), bool), 0
+    for values, place in rows:
+        if first is None and len(values):
+            first = values[0, :-1].copy()
+        constant &= np.all(values[:, :-1] == first, axis=0)
+        count += len(values)
+        yield values, place
+    if constant.any() and count > 1:
+        same = [name for name, is_same in zip(features, constant, strict=True) if is_same]
+        log.warning("%s: nothing to learn from constant column %s", location, listed(same))
 
 
 def _joined(rows: Iterable[Rows], width: int, location: str) -> Array:

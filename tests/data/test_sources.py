@@ -487,7 +487,9 @@ def test_what_is_no_readable_file_is_explained(
     refused(read, path, "there is no such file")
     refused(read, path / "GPA.csv", "there is no such file")
     path.mkdir()
-    refused(read, path, "is a folder, not a file")
+    refused(
+        read, path, "is a folder without .parquet files" if read is load else "is a folder, not"
+    )
     path.rmdir()
     if hasattr(os, "mkfifo"):
         os.mkfifo(path)

@@ -1,0 +1,112 @@
+"""Which rows are for training, validation and test, and the units of the training rows."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any, NamedTuple, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from gpa_lightning.data.table import Array, DataError
+
+BLOCK_ROWS = 1 << 16
+"""Rows standardised at a time, so that no second table is in memory."""
+
+RowNumbers: TypeAlias = npt.NDArray[np.signedinteger[Any]]
+
+
+class SplitRows(NamedTuple):
+    """The rows of a table, by set.
+
+    Attributes:
+        order: All row numbers: the training rows', then the validation and the test rows'.
+        training: How many of them are training rows.
+        validation: How many are validation rows.
+    """
+
+    order: RowNumbers
+    training: int
+    validation: int
+
+
+@dataclass(frozen=True)
+class Split:
+    """A random split, the same for every table of as many rows.
+
+    Args:
+        test_size: Share of all rows that is held out for the test.
+        val_size: Share of the remaining rows that is held out for validation.
+        seed: Seed of the draw.
+    """
+
+    test_size: float
+    val_size: float
+    seed: int
+
+    def draw(self, rows: int, location: str) -> SplitRows:
+        """Draw the order of the rows and cut it into the three sets.
+
+        Args:
+            rows: Number of rows of the table.
+            location: What messages call the table.
+
+        Raises:
+            DataError: If a set would be too small.
+        """
+        test = math.ceil(self.test_size * rows)
+        validation = math.ceil(self.val_size * (rows - test))
+        training = rows - test - validation
+        if training < 2 or test < 2 or validation == 1:
+            raise DataError(
+                f"{location}: {rows} rows are too few for a split into "
+                f"{training} training, {validation} validation and {test} test rows, each of "
+                "which needs two; give more rows or change --data.test_size, --data.val_size"
+            )
+        return SplitRows(shuffled_rows(rows, self.seed), training, validation)
+
+
+def shuffled_rows(rows: int, seed: int | tuple[int, ...]) -> RowNumbers:
+    """Shuffle the numbers 0 to ``rows - 1``, in 4 bytes each where they fit.
+
+    Args:
+        rows: How many numbers.
+        seed: Of the shuffle; for any width of the numbers the order is that of NumPy's
+            ``permutation``.
+    """
+    order: RowNumbers = np.arange(rows, dtype=np.int32 if rows <= 2**31 else np.int64)
+    np.random.default_rng(seed).shuffle(order)
+    return order
+
+
+def blocks(rows: int) -> Iterator[slice]:
+    """Cut a number of rows into blocks of ``BLOCK_ROWS``, the last of them shorter."""
+    for start in range(0, rows, BLOCK_ROWS):
+        yield slice(start, min(start + BLOCK_ROWS, rows))
+
+
+def fit_scaler(training_blocks: Iterable[Array]) -> dict[str, Tensor]:
+    """Compute the mean and the deviation of the training rows.
+
+    Args:
+        training_blocks: Features, shape ``(block, in_features)``, in the order of the split.
+
+    Returns:
+        ``mean`` and ``scale``, float64 of shape ``(in_features,)``.
+    """
+    from sklearn.preprocessing import StandardScaler  # slow to import, and `--help` needs none
+
+    scaler = StandardScaler()
+    for features in training_blocks:
+        scaler.partial_fit(features)
+    return {"mean": torch.from_numpy(scaler.mean_), "scale": torch.from_numpy(scaler.scale_)}
+
+
+def standardised(features: Array, scaler: dict[str, Tensor]) -> npt.NDArray[np.float32]:
+    """Put features, shape ``(rows, in_features)``, into units of ``scaler``, rounded once."""
+    scaled: Array = (features - scaler["mean"].numpy()) / scaler["scale"].numpy()
+    return scaled.astype(np.float32)

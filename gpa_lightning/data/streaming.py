@@ -1,0 +1,377 @@
+"""Tables larger than memory: standardised once into a file, of which batches map what they need.
+
+The rows go to disk twice. First, each block of the table is dealt out, in double precision, to the
+blocks of the split's order that its rows belong to. Then, block by block, the rows are put in that
+order, standardised, and rounded to single precision. So everything is read and written in sequence,
+few blocks are in memory, and the numbers are those of a table in memory, bit for bit.
+
+The result lies in a cache, in a folder that is named after what it was made from. The folder
+appears whole or not at all, and stays for the next run and for the other processes of the machine.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import mmap
+import os
+import shutil
+import warnings
+import weakref
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from functools import cached_property
+from itertools import repeat
+from pathlib import Path
+from typing import IO, Any, NamedTuple
+
+import numpy as np
+import psutil
+import torch
+from filelock import FileLock, Timeout
+from platformdirs import user_cache_dir
+from torch import Tensor
+
+from gpa_lightning.data.formats import TrainingFile, opened_training
+from gpa_lightning.data.loaders import TableDataset
+from gpa_lightning.data.sources import training_columns, training_rows
+from gpa_lightning.data.split import (
+    RowNumbers,
+    Split,
+    SplitRows,
+    blocks,
+    fit_scaler,
+    standardised,
+)
+from gpa_lightning.data.table import Array, DataError, Provenance
+
+IN_MEMORY_SHARE = 0.25
+"""Share of the machine's memory that a table's values may take before it is streamed."""
+
+_LAYOUT = 1  # of the cache's files
+_FEATURES, _TARGET, _DESCRIPTION = "features.f32", "target.f32", "table.json"
+
+log = logging.getLogger(__name__)
+
+
+class MappedTable(NamedTuple):
+    """A standardised table in the cache.
+
+    Attributes:
+        folder: Where its files are.
+        provenance: Which data it was made from.
+        training: Number of training rows, the first ones.
+        validation: Number of validation rows, the next; the test rows are the rest.
+        scaler: ``mean`` and ``scale`` of the features, float64 of shape ``(in_features,)``.
+    """
+
+    folder: Path
+    provenance: Provenance
+    training: int
+    validation: int
+    scaler: dict[str, Tensor]
+
+    def dataset(self, rows: slice) -> MappedDataset:
+        """Return a run of the table's rows."""
+        start, stop, _ = rows.indices(self.provenance.rows)
+        return MappedDataset(self.folder, len(self.scaler["mean"]), start, stop)
+
+
+class MappedDataset(TableDataset):
+    """Rows of a standardised table in the cache, which take memory only while they are in use.
+
+    Args:
+        folder: The table's folder in the cache.
+        in_features: Number of feature columns.
+        start: The first row.
+        stop: The row after the last.
+    """
+
+    def __init__(self, folder: Path, in_features: int, start: int, stop: int) -> None:
+        self._arguments = (folder, in_features, start, stop)
+        self._features = _Rows(folder / _FEATURES, in_features)
+        self._target = _Rows(folder / _TARGET, 1)
+        super().__init__(self._features.mapped[start:stop], self._target.mapped[start:stop])
+        self._start = start
+        self._units: tuple[Tensor, Tensor] | None = None
+
+    def __getitem__(self, rows: Tensor | slice) -> tuple[Tensor, ...]:
+        """Return a slice of rows, or the rows of the given numbers."""
+        if isinstance(rows, slice) or not hasattr(os, "pread"):  # Windows
+            self._features.release()
+            self._target.release()
+            x, y = super().__getitem__(rows)
+        else:
+            # one by one, because touching a single row of a map may bring in megabytes around it
+            numbers = rows.long() + self._start
+            x, y = self._features.read(numbers), self._target.read(numbers)
+        if self._units is not None:
+            factor, shift = self._units
+            x = x * factor + shift
+        return x, y
+
+    def rescale(self, factor: Tensor, shift: Tensor) -> None:
+        """Multiply the features by ``factor`` and add ``shift`` whenever rows are taken."""
+        self._units = (factor, shift)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # to another process goes where the rows are, not the rows
+        return MappedDataset, self._arguments, {"_units": self._units}
+
+
+class _Rows:
+    """Rows of float32 in a file.
+
+    Attributes:
+        mapped: All rows, shape ``(rows, width)``, for reading only.
+    """
+
+    def __init__(self, path: Path, width: int) -> None:
+        with path.open("rb") as file:
+            self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+            self._descriptor = os.dup(file.fileno())
+        weakref.finalize(self, os.close, self._descriptor)
+        with warnings.catch_warnings():
+            # that it must not be written to; a writable map would have to fit into memory
+            warnings.filterwarnings("ignore", "The given buffer is not writable")
+            self.mapped = torch.frombuffer(self._map, dtype=torch.float32).view(-1, width)
+
+    def read(self, numbers: Tensor) -> Tensor:
+        """Return the rows of the given numbers."""
+        width = self.mapped.shape[1]
+        offsets = (numbers * 4 * width).tolist()
+        rows = map(os.pread, repeat(self._descriptor), repeat(4 * width), offsets)
+        return torch.frombuffer(bytearray().join(rows), dtype=torch.float32).view(-1, width)
+
+    def release(self) -> None:
+        """Take the map out of this process's memory; the system keeps it while it has room."""
+        if hasattr(mmap, "MADV_DONTNEED"):  # not on Windows
+            self._map.madvise(mmap.MADV_DONTNEED)
+
+
+def fits_into_memory(file: Path, location: str) -> bool:
+    """Say whether a table's values, in double precision, take a fair share of the memory at most.
+
+    Args:
+        file: The file, or the folder of Parquet files.
+        location: What messages call it.
+
+    Raises:
+        DataError: If it cannot be read.
+    """
+    with opened_training(file, location) as table:
+        memory: int = psutil.virtual_memory().total
+        return table.memory() <= IN_MEMORY_SHARE * memory
+
+
+class StreamedTable:
+    """A file or folder of Parquet files that is never in memory as a whole.
+
+    Args:
+        file: The file or folder.
+        location: What messages call it.
+
+    Raises:
+        DataError: If it cannot be read, or has not the columns of a table to train on.
+
+    Attributes:
+        feature_names: Names of the feature columns.
+        target_name: Name of the target's.
+    """
+
+    def __init__(self, file: Path, location: str) -> None:
+        self.file = file
+        self.location = location
+        with opened_training(file, location) as table:
+            self._columns = training_columns(table, location)
+        *features, self.target_name = self._columns.names
+        self.feature_names = tuple(features)
+
+    @cached_property
+    def _sha256(self) -> str:
+        with opened_training(self.file, self.location) as table:
+            return table.sha256()
+
+    def mapped(
+        self, cache_dir: str | Path | None, split: Split, scaler: dict[str, Tensor]
+    ) -> MappedTable:
+        """Return the standardised table, from the cache or else by way of it.
+
+        Args:
+            cache_dir: Folder of the cache, by default the user's.
+            split: The split into sets.
+            scaler: The units to put the features into; if empty, those of the training rows.
+
+        Raises:
+            DataError: If the table is not valid or too short for the split, or if the cache cannot
+                be written.
+        """
+        units = {name: values.tolist() for name, values in scaler.items()}
+        settings = {"layout": _LAYOUT, "data": self._sha256, "split": asdict(split), "units": units}
+        key = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:20]
+        cache = Path(cache_dir or Path(user_cache_dir("gpa-lightning", appauthor=False), "tables"))
+        folder = cache / key
+        if not folder.exists():
+            with _writing(cache):
+                cache.mkdir(parents=True, exist_ok=True)
+            with _alone(cache):
+                if not folder.exists():
+                    self._write(cache, folder, split, scaler)
+        return self._open(folder)
+
+    def _open(self, folder: Path) -> MappedTable:
+        try:
+            found = json.loads((folder / _DESCRIPTION).read_text())
+            scaler = {
+                name: torch.tensor(found[name], dtype=torch.float64) for name in ("mean", "scale")
+            }
+            for name, width in ((_FEATURES, len(self.feature_names)), (_TARGET, 1)):
+                if (folder / name).stat().st_size != 4 * width * found["rows"]:
+                    raise ValueError(name)
+        except (OSError, ValueError, KeyError, TypeError):
+            raise DataError(f"{folder}: is damaged, delete it") from None
+        provenance = Provenance("file", self.location, found["rows"], self._sha256)
+        return MappedTable(folder, provenance, found["training"], found["validation"], scaler)
+
+    def _write(self, cache: Path, folder: Path, split: Split, scaler: dict[str, Tensor]) -> None:
+        """Make the folder, by way of a temporary one."""
+        with _writing(cache):
+            for left_behind in cache.glob("*.partial"):  # by a process that was killed
+                shutil.rmtree(left_behind)
+        partial = folder.with_suffix(".partial")
+        try:
+            with opened_training(self.file, self.location) as table:
+                rows = table.count(self._columns.places)
+                drawn = split.draw(rows, self.location)
+                self._announce(cache, folder, rows)
+                with _writing(cache):
+                    partial.mkdir()
+                self._deal_out(table, drawn.order, partial / "rows.f64")
+            description = self._standardise(partial, drawn, scaler)
+            with _writing(cache):
+                (partial / "rows.f64").unlink()
+                (partial / _DESCRIPTION).write_text(json.dumps(description))
+                partial.rename(folder)
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
+
+    def _announce(self, cache: Path, folder: Path, rows: int) -> None:
+        values = rows * len(self._columns.names)
+        free = shutil.disk_usage(cache).free
+        if free < 12 * values:
+            raise DataError(
+                f"{cache}: streaming {self.location} takes {_size(12 * values)} there, of which "
+                f"{_size(4 * values)} stay, but only {_size(free)} are free; "
+                "name a folder on another disk with --data.cache_dir"
+            )
+        log.warning(
+            "%s: %s rows are not taken into memory but streamed, once, to %s: %s, and %s more "
+            "while they are written. Later runs find them there; delete them when you are done.",
+            *(self.location, f"{rows:,}", folder, _size(4 * values), _size(8 * values)),
+        )
+
+    def _deal_out(self, table: TrainingFile, order: RowNumbers, path: Path) -> None:
+        """Write each row into the block of ``order`` that it belongs to, in the table's order."""
+        ends = np.array([block.start for block in blocks(len(order))])
+        block_of = np.empty(len(order), np.min_scalar_type(len(ends)))
+        for number, block in enumerate(blocks(len(order))):
+            block_of[order[block]] = number
+        row_bytes = 8 * len(self._columns.names)
+        first = 0
+        with _opened(path, "wb") as file:
+            for values, _ in training_rows(table, self._columns, self.location):
+                numbers = block_of[first : first + len(values)]
+                first += len(values)
+                if first > len(order):
+                    break
+                values = values[np.argsort(numbers, kind="stable")]
+                present, counts = np.unique(numbers, return_counts=True)
+                parts = np.split(values, np.cumsum(counts)[:-1])
+                with _writing(path.parent.parent):
+                    for number, part in zip(present, parts, strict=True):
+                        file.seek(int(ends[number]) * row_bytes)
+                        file.write(part.tobytes())
+                ends[present] += counts
+        if first != len(order):
+            raise DataError(f"{self.location}: was changed while it was read")
+
+    def _standardise(
+        self, partial: Path, split: SplitRows, scaler: dict[str, Tensor]
+    ) -> dict[str, Any]:
+        """Put the rows of each block in order, fit the scaler, and write the rows in its units."""
+        order, training, validation = split
+        width = len(self._columns.names)
+
+        def ordered(rows: int) -> Iterator[Array]:
+            with _opened(partial / "rows.f64", "rb") as file:
+                for block in blocks(len(order)):
+                    if block.start >= rows:
+                        return
+                    values = np.fromfile(file, np.float64, width * (block.stop - block.start))
+                    found = np.empty((block.stop - block.start, width))
+                    found[np.argsort(order[block])] = values.reshape(-1, width)
+                    yield found[: rows - block.start]
+
+        if not scaler:
+            scaler = fit_scaler(values[:, :-1].copy() for values in ordered(training))
+        with (
+            _opened(partial / _FEATURES, "wb") as features,
+            _opened(partial / _TARGET, "wb") as target,
+        ):
+            for values in ordered(len(order)):
+                x = standardised(values[:, :-1], scaler)
+                y = values[:, -1].astype(np.float32)
+                with _writing(partial.parent):
+                    features.write(x.tobytes())
+                    target.write(y.tobytes())
+            with _writing(partial.parent):
+                for file in (features, target):
+                    file.flush()
+                    os.fsync(file.fileno())
+        units = {name: scaler[name].tolist() for name in ("mean", "scale")}
+        return {"rows": len(order), "training": training, "validation": validation, **units}
+
+
+@contextmanager
+def _opened(path: Path, mode: str) -> Iterator[IO[Any]]:
+    with _writing(path.parent.parent):
+        file = path.open(mode)
+    try:
+        yield file
+    finally:
+        with _writing(path.parent.parent):
+            file.close()
+
+
+@contextmanager
+def _writing(cache: Path) -> Iterator[None]:
+    """Tell what goes wrong with the cache from what goes wrong with the table."""
+    try:
+        yield
+    except OSError as error:
+        raise DataError(
+            f"{cache}: cannot be written: {error.strerror or error}; "
+            "name another folder with --data.cache_dir"
+        ) from error
+
+
+@contextmanager
+def _alone(cache: Path) -> Iterator[None]:
+    """Let no other process write to the cache meanwhile."""
+    lock = FileLock(cache / ".lock")
+    with _writing(cache):
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            log.warning("%s: waiting for another process that writes there", cache)
+            lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _size(size: int) -> str:
+    return f"{size / 1e9:.1f} GB" if size >= 1e8 else f"{size / 1e6:.1f} MB"

@@ -64,6 +64,7 @@ def opened_training(file: Path, location: str) -> Iterator[TrainingFile]:
         else:
             with opened(file, location) as table:
                 yield table
+    pa.default_memory_pool().release_unused()  # it keeps the largest row group's otherwise
 
 
 @contextmanager
@@ -141,6 +142,7 @@ class _Csv:
     }
 
     index: Sequence[str] = ()
+    num_rows: None = None  # to be found out by reading them
 
     def __init__(self, handle: IO[bytes], location: str, packed: bool) -> None:
         self.location = location
@@ -157,10 +159,6 @@ class _Csv:
         """Estimate the bytes of all values as float64: a number has about eight characters."""
         size = os.fstat(self.file.fileno()).st_size
         return size if self.handle is self.file else self.PACKED_TYPICAL * size
-
-    def count(self, picked: Sequence[int]) -> int:
-        """Count the rows, which takes reading them."""
-        return sum(len(values) for values, _ in self.rows(picked))
 
     def rows(self, picked: Sequence[int]) -> Iterator[Rows]:
         """Yield the picked columns as numbers, in the order of ``picked``."""
@@ -334,7 +332,7 @@ class _Parquet:
     def __init__(self, handle: IO[bytes], location: str) -> None:
         self.handle = handle
         self.location = location
-        self.file = ParquetFile(handle)
+        self.file = ParquetFile(handle, pre_buffer=False, buffer_size=2**20)
         self.schema = self.file.schema_arrow
         self.columns = _distinct(self.schema.names, location)
         try:  # pandas puts an index behind the last column, where the target is looked for
@@ -343,8 +341,9 @@ class _Parquet:
         except (KeyError, TypeError, ValueError, RecursionError):  # the metadata are anyone's
             self.index = []
         metadata = self.file.metadata
+        self.num_rows: int = metadata.num_rows
         size = max(
-            8 * metadata.num_rows * len(self.columns),
+            self.memory(),
             sum(metadata.row_group(i).total_byte_size for i in range(metadata.num_row_groups)),
         )
         if size > max(2**26, self.LARGEST_RATIO * os.fstat(handle.fileno()).st_size):
@@ -352,11 +351,7 @@ class _Parquet:
 
     def memory(self) -> int:
         """Return the bytes of all values as float64."""
-        return 8 * self.count([]) * len(self.columns)
-
-    def count(self, picked: Sequence[int]) -> int:
-        """Return the number of rows."""
-        return int(self.file.metadata.num_rows)
+        return 8 * self.num_rows * len(self.columns)
 
     def rows(self, picked: Sequence[int]) -> Iterator[Rows]:
         """Yield the picked columns as numbers, in the order of ``picked``."""
@@ -409,7 +404,7 @@ class _Folder:
         self.location = location
         self.columns: Sequence[str] = ()
         self.index: Sequence[str] = ()
-        self._rows = self._memory = 0
+        self.num_rows = self._memory = 0
         for file in self.files:
             with self._opened(file) as part:
                 if not self.columns:
@@ -419,7 +414,7 @@ class _Folder:
                         f"{part.location}: has the columns {listed(part.columns)}, but "
                         f"{self.files[0].name} has {listed(self.columns)}"
                     )
-                self._rows += part.count([])
+                self.num_rows += part.num_rows or 0
                 self._memory += part.memory()
 
     def _opened(self, file: Path) -> AbstractContextManager["_Csv | _Parquet"]:
@@ -428,10 +423,6 @@ class _Folder:
     def memory(self) -> int:
         """Return the bytes of all values as float64."""
         return self._memory
-
-    def count(self, picked: Sequence[int]) -> int:
-        """Return the number of rows."""
-        return self._rows
 
     def rows(self, picked: Sequence[int]) -> Iterator[Rows]:
         """Yield the picked columns as numbers, in the order of ``picked``."""

@@ -132,7 +132,8 @@ def read_scores(path: str | Path, feature_names: Sequence[str]) -> Scores:
         missing = [n for n, key in zip(feature_names, wanted, strict=True) if key not in places]
         if missing:
             raise DataError(_absent(missing, table.columns, location))
-        features = _joined(table.rows([places[key] for key in wanted]), len(wanted), location)
+        rows = table.rows([places[key] for key in wanted])
+        features = _joined(rows, table.num_rows, len(wanted), location)
         return Scores(table.frame(), features)
 
 
@@ -172,7 +173,8 @@ def _read_table(file: Path, kind: Literal["file", "cache", "download"], location
     """Read a table with a target; ``location`` is what messages call the file."""
     with opened_training(file, location) as table:
         columns = training_columns(table, location)
-        values = _joined(training_rows(table, columns, location), len(columns.names), location)
+        rows = training_rows(table, columns, location)
+        values = _joined(rows, table.num_rows, len(columns.names), location)
         provenance = Provenance(kind, location, len(values), table.sha256())
     *features, target = columns.names
     return Table(values[:, :-1], values[:, -1], tuple(features), target, provenance)
@@ -268,15 +270,20 @@ def _with_constants_named(
         log.warning("%s: nothing to learn from constant column %s", location, listed(same))
 
 
-def _joined(rows: Iterable[Rows], width: int, location: str) -> Array:
-    """Return all rows as one array of shape (rows, width)."""
-    parts = [values for values, _ in rows]
-    end = sum(map(len, parts))
+def _joined(rows: Iterable[Rows], num_rows: int | None, width: int, location: str) -> Array:
+    """Return all rows, of which there are ``num_rows``, as one array of shape (rows, width)."""
+    if num_rows is None:
+        parts = [values for values, _ in rows]
+        num_rows = sum(map(len, parts))
+        parts.reverse()
+        # each part is freed when copied, so that memory holds the table once
+        blocks = (parts.pop() for _ in range(len(parts)))
+    else:
+        blocks = (values for values, _ in rows)
+    whole, end = np.empty((num_rows, width)), 0
+    for values in blocks:
+        whole[end : end + len(values)] = values
+        end += len(values)
     if not end:
         raise DataError(f"{location}: there are no rows")
-    whole = np.empty((end, width))
-    while parts:  # each part is freed when copied, so that memory holds the table once
-        part = parts.pop()
-        whole[end - len(part) : end] = part
-        end -= len(part)
-    return whole
+    return whole[:end]

@@ -243,7 +243,9 @@ class StreamedTable:
         partial = folder.with_suffix(".partial")
         try:
             with opened_training(self.file, self.location) as table:
-                rows = table.count(self._columns.places)
+                rows = table.num_rows
+                if rows is None:
+                    rows = sum(len(values) for values, _ in table.rows(self._columns.places))
                 drawn = split.draw(rows, self.location)
                 self._announce(cache, folder, rows)
                 with _writing(cache):

@@ -12,6 +12,8 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet
 import pytest
 import torch
 from runs import PROJECT, fit, run, weights
@@ -397,3 +399,63 @@ def test_a_cache_that_cannot_be_is_explained(tables):
     Path("tables").touch()
     with pytest.raises(DataError, match="tables: cannot be written: File exists; name another"):
         streamed(tables["csv"])
+
+
+GROWTH = """
+import sys
+from pathlib import Path
+import sklearn.preprocessing
+import gpa_lightning.data.streaming
+from gpa_lightning import GPADataModule
+
+def kilobytes(field):
+    return int(Path("/proc/self/status").read_text().partition(f"{field}:")[2].split()[0])
+
+before = kilobytes("VmRSS")
+data = GPADataModule(path=sys.argv[1], in_memory=False, cache_dir="tables", batch_size=1000)
+data.prepare_data()
+data.setup()
+rows = sum(len(x) for x, _ in data.train_dataloader())
+rows += sum(len(x) for x, _ in data.val_dataloader())
+print(rows, 1024 * (kilobytes("VmHWM") - before))
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads the process's memory in /proc")
+def test_memory_stays_below_the_size_of_the_table(workplace):
+    rows = 2_000_000
+    path = Path("numbers.parquet")
+    numbers = pa.array(np.random.default_rng(0).random(rows))
+    columns = {f"x{i}": numbers for i in range(10)}
+    pa.parquet.write_table(pa.table(columns), path, compression="none", use_dictionary=False)
+    result = run("-c", GROWTH, path, env={"PYTHONPATH": str(PROJECT), "PATH": ""})
+    assert result.returncode == 0, result.stderr
+    used, growth = map(int, result.stdout.split())
+    assert used == 0.8 * rows
+    assert growth < rows * 10 * 8
+
+
+@pytest.mark.long
+@pytest.mark.skipif(sys.platform != "linux", reason="reads the process's memory in /proc")
+def test_fifty_million_rows_are_trained_on_in_less_than_a_gigabyte(workplace):
+    Path("twin").mkdir()
+    for part in range(50):
+        synthetic_twin(1_000_000, seed=part).to_parquet(f"twin/{part:02}.parquet", index=False)
+    flags = ["--data.path", "twin", *STREAMED, "--data.batch_size", "4096", "--max_epochs", "1"]
+    process = subprocess.Popen(
+        [sys.executable, str(PROJECT / "scripts/train.py"), *flags, "--accelerator", "cpu"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    peak = 0
+    while process.poll() is None:
+        status = Path(f"/proc/{process.pid}/status").read_text()
+        if "VmHWM:" in status:  # not of a process that is about to end
+            peak = 1024 * int(status.partition("VmHWM:")[2].split()[0])
+        time.sleep(0.1)
+    output = process.communicate()[0]
+    assert process.returncode == 0, output
+    assert "50,000,000 rows" in output
+    assert "32,000,000 training, 8,000,000 validation, 10,000,000 test" in output
+    assert 0 < peak < 1e9

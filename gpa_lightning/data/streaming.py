@@ -143,7 +143,8 @@ class _Rows:
         width = self.mapped.shape[1]
         offsets = (numbers * 4 * width).tolist()
         rows = map(os.pread, repeat(self._descriptor), repeat(4 * width), offsets)
-        return torch.frombuffer(bytearray().join(rows), dtype=torch.float32).view(-1, width)
+        values = np.frombuffer(bytearray().join(rows), np.float32)
+        return torch.from_numpy(values.reshape(len(numbers), width))
 
     def release(self) -> None:
         """Take the map out of this process's memory; the system keeps it while it has room."""

@@ -74,7 +74,7 @@ def assert_same_sets(a: GPADataModule, b: GPADataModule) -> None:
     assert a.rows == b.rows
     for name in a.rows:
         rows = torch.randperm(a.rows[name])
-        for chosen in (slice(None), slice(3, 50), rows, rows.int()):
+        for chosen in (slice(None), slice(3, 50, 2), rows, rows.int(), rows[:0]):
             for left, right in zip(a.dataset(name)[chosen], b.dataset(name)[chosen], strict=True):
                 assert torch.equal(left, right)
 

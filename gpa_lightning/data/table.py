@@ -45,7 +45,8 @@ class Provenance:
         kind: The user's file, an earlier download, a new one, or the synthetic twin.
         location: The file's path, the URL, or a description of the twin.
         rows: The number of students.
-        sha256: Of the file's bytes; of the float64 values, row by row, for the twin.
+        sha256: Of the file's bytes (a folder's files one after the other, in the order of their
+            names); of the float64 values, row by row, for the twin.
     """
 
     kind: Literal["file", "cache", "download", "synthetic"]

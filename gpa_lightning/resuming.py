@@ -9,6 +9,7 @@ is copied into its place, and a process that is killed meanwhile leaves half of 
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Mapping
 from io import BytesIO
 from pathlib import Path
@@ -92,6 +93,21 @@ class BestAndLastCheckpoint(ModelCheckpoint):
         super().on_train_epoch_end(trainer, pl_module)
         if not self._should_skip_saving_checkpoint(trainer):
             self._save_last_checkpoint(trainer, self._monitor_candidates(trainer))
+
+    def _save_checkpoint(self, trainer: Trainer, filepath: str) -> None:
+        """Save, or give what has just been saved another name: the best is often also the last."""
+        saved = self._last_checkpoint_saved
+        if self._last_global_step_saved != trainer.global_step or not Path(saved).is_file():
+            super()._save_checkpoint(trainer, filepath)
+            return
+        if trainer.is_global_zero:
+            with whole_file(filepath, overwrite=True) as temporary:
+                try:
+                    temporary.hardlink_to(saved)
+                except OSError:  # not every file system has such links
+                    shutil.copyfile(saved, temporary)
+        trainer.strategy.barrier()
+        trainer.strategy.checkpoint_io.teardown()
 
 
 class ExactResume(Callback):

@@ -132,6 +132,15 @@ class TestTrain:
 class TestCallbacks:
     """The three examples of the README, and what else can be done to the defaults."""
 
+    def test_the_best_checkpoint_and_the_last(self, data):
+        assert train([*data, "--max_epochs", "2"]) == 0  # which gets better
+        folder = run_folder(0) / "checkpoints"
+        assert (folder / "best-epoch-1.ckpt").samefile(folder / "last.ckpt")  # written once
+        assert train([*data, "--model.learning_rate", "1", "--max_epochs", "4"]) == 0
+        folder = run_folder(1) / "checkpoints"
+        epochs = {p.name: torch.load(p, weights_only=True)["epoch"] for p in folder.iterdir()}
+        assert epochs == {"best-epoch-0.ckpt": 0, "last.ckpt": 3}
+
     def test_other_patience(self, data, capsys):
         train(
             [

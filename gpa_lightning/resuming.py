@@ -109,6 +109,11 @@ class BestAndLastCheckpoint(ModelCheckpoint):
         trainer.strategy.barrier()
         trainer.strategy.checkpoint_io.teardown()
 
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take up all of the state, of which Lightning leaves out the latest score."""
+        super().load_state_dict(state_dict)
+        self.current_score = state_dict["current_score"]
+
 
 class ExactResume(Callback):
     """Puts into a checkpoint what Lightning leaves out of it, and takes it up when it resumes.

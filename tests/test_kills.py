@@ -222,3 +222,22 @@ def test_a_run_killed_at_any_time_goes_on(uninterrupted, tmp_path):
         process.send_signal(signal.SIGKILL)
         process.wait()
         assert_resumed(command, folder, expected)
+
+
+def test_workers_and_steps_per_execution_change_nothing(uninterrupted, tmp_path):
+    command, expected, _ = uninterrupted(MINI_BATCH)
+    flags = ("--data.num_workers", "2", "--model.steps_per_execution", "1")
+    result = run(*command, *flags, cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    outcome = Outcome.of(tmp_path, result.stdout)
+    for name in ("state_dict", "optimizer_states", "lr_schedulers", "random_states"):
+        assert differences(expected.last[name], outcome.last[name]) == []
+    assert (outcome.curves, outcome.summary) == (expected.curves, expected.summary)
+
+
+def test_the_same_command_gives_the_same_run(uninterrupted, tmp_path):
+    command, expected, _ = uninterrupted(MINI_BATCH)
+    outcome = Outcome.of(tmp_path, run(*command, cwd=tmp_path).stdout)
+    assert differences(expected.last, outcome.last) == []
+    assert (outcome.curves, outcome.summary) == (expected.curves, expected.summary)
+    assert outcome.picture == expected.picture

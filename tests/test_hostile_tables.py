@@ -1,0 +1,181 @@
+"""Tables that go wrong, through the command lines of training and predicting, a process each."""
+
+import gzip
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet
+import pytest
+from data.test_sources import (
+    BOMBS,
+    BOTH,
+    COURSE,
+    FIRST_ROWS,
+    GOOD,
+    LINES,
+    NOT_NUMBERS,
+    TRAINING,
+    pack,
+    table,
+)
+from runs import PROJECT, fit, long
+
+from gpa_lightning import GPADataModule, GPARegressor
+
+TRAIN = ["--accelerator", "cpu", "--model.hidden_sizes", "[4]", "--max_epochs", "1"]
+GIB = 2**30
+Run = Callable[..., tuple[int, str, int]]
+
+
+@pytest.fixture(scope="module")
+def forked() -> Iterator[Run]:
+    if not hasattr(os, "fork"):
+        pytest.skip("needs fork")
+    process = subprocess.Popen(
+        [sys.executable, str(PROJECT / "tests/forked.py")],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+
+    def run(*command: str) -> tuple[int, str, int]:
+        print(json.dumps(command), file=process.stdin, flush=True)
+        return tuple(json.loads(process.stdout.readline()))
+
+    with process:
+        yield run
+        process.stdin.close()
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory, forked) -> Path:
+    """The folder in which every file lies, and a checkpoint of the course's table."""
+    folder = tmp_path_factory.mktemp("hostile")
+    (folder / "good.csv").write_text(table(60))
+    model = GPARegressor(hidden_sizes=(4,))
+    trainer = fit(model, GPADataModule(path=str(folder / "good.csv")), epochs=1)
+    trainer.save_checkpoint(folder / "last.ckpt")
+    return folder
+
+
+def write(folder: Path, name: str, content: object) -> Path:
+    path = folder / name
+    if callable(content):
+        content(path)
+    else:
+        path.write_bytes(content if isinstance(content, bytes) else str(content).encode())
+    return path
+
+
+def special() -> dict[str, tuple[str, object, str]]:
+    """Name what is no text: a file's name, how it is made, and what is said of it."""
+    whole = gzip.compress(table(2_000).encode())
+    packed = "is no gzip file, or a damaged or incomplete one"
+    wide = ",".join(f"x{i}" for i in range(10_000)) + "\n" + ",".join("1" * 10_000)
+    cases = {
+        "a folder": ("t.csv", Path.mkdir, "is a folder, not a file"),
+        "a FIFO": ("t.csv", os.mkfifo, "is not a regular file"),
+        "a missing file": ("t.csv", lambda path: None, "there is no such file"),
+        "a truncated gzip": ("t.csv.gz", whole[: len(whole) // 2], packed),
+        "a gzip without its end": ("t.csv.gz", whole[:-4], packed),
+        "text named gzip": ("t.csv.gz", table(5), packed),
+        "an unknown suffix": ("t.xlsx", table(5), "is not named .csv, .csv.gz or .parquet"),
+        "text named Parquet": ("t.parquet", table(5), "cannot be read"),
+        "an empty Parquet": ("t.parquet", b"", "cannot be read"),
+        "ten thousand columns": ("t.csv", wide + "\n", ""),
+    }
+    for name, (values, message) in NOT_NUMBERS.items():
+        columns = pa.table(FIRST_ROWS | {"math": values})
+        make = (lambda c: lambda path: pyarrow.parquet.write_table(c, path))(columns)
+        cases[f"Parquet with {name}"] = ("t.parquet", make, message)
+    return cases
+
+
+def bomb(name: str, path: Path) -> None:
+    start, block, gigabytes, _ = BOMBS[name]
+    pack(path, start, block, gigabytes * GIB)
+
+
+TEXTS = {f"CSV: {name}": ("t.csv", *case) for name, case in BOTH.items()}
+PACKED = {
+    f"bomb: {name}": ("t.csv.gz", (lambda n: lambda path: bomb(n, path))(name), case[-1])
+    for name, case in BOMBS.items()
+}
+REFUSED = {**TEXTS, **special(), **PACKED}
+EVERYDAY = ["CSV: text in the 40,000th row", "CSV: UTF-16", "a FIFO", "bomb: zeros below a header"]
+
+
+def refused(case: str, folder: Path, forked: Run, programs: tuple[str, ...]) -> int:
+    """Try a file; return the largest memory that a program took to refuse it."""
+    name, content, message = REFUSED[case]
+    (folder / "case").mkdir(exist_ok=True)
+    path = write(folder / "case", name, content)
+    output = folder / "case" / "out.csv"
+    checkpoint = str(folder / "last.ckpt")
+    commands = {
+        "train": [*TRAIN, "--data.path", str(path), f"--trainer.default_root_dir={folder}"],
+        "predict": ["--ckpt_path", checkpoint, "--input", str(path), "--output", str(output)],
+    }
+    largest = 0
+    try:
+        for program in programs:
+            code, errors, memory = forked(program, *commands[program])
+            assert code == 2, (case, program, errors)
+            assert errors.startswith(f"error: {path}"), (case, program, errors)
+            assert message.split(" (")[0][:20] in errors, (case, program, errors)
+            assert errors.count("\n") == 1, (case, program, errors)
+            assert not output.exists()
+            largest = max(largest, memory)
+    finally:
+        if path.is_dir():
+            path.rmdir()
+        path.unlink(missing_ok=True)
+        assert not list((folder / "case").iterdir())
+    return largest
+
+
+@pytest.mark.parametrize("case", EVERYDAY)
+def test_a_hostile_table_is_refused(case, place, forked, monkeypatch):
+    monkeypatch.chdir(place)
+    assert refused(case, place, forked, ("train", "predict")) < 2 * GIB
+    assert not Path("lightning_logs").exists()
+
+
+@pytest.mark.long
+def test_all_hostile_tables_are_refused(place, forked, monkeypatch):
+    monkeypatch.chdir(place)
+    cases = list(REFUSED)[:: max(1, round(len(REFUSED) / long(len(REFUSED))))]
+    largest = 0
+    for case in cases:
+        # one row is too few for a split, and enough to predict the columns that are missing
+        largest = max(largest, refused(case, place, forked, ("train", "predict")))
+    for name, (text, _) in list(TRAINING.items())[: long(len(TRAINING))]:
+        path = write(place, "training.csv", text)
+        code, errors, _ = forked("train", *TRAIN, "--data.path", str(path))
+        assert (code, errors.count("\n")) == (2, 1), (name, errors)
+    for rows in (1, 2, 3):
+        path = write(place, "short.csv", "\n".join([COURSE, *LINES[:rows], ""]))
+        code, errors, _ = forked("train", *TRAIN, "--data.path", str(path))
+        assert code == 2
+        assert f"{rows} rows are too few for a split" in errors
+    assert not Path("lightning_logs").exists()
+    print(f"{len(cases)} tables refused by train and by predict, {largest / GIB:.2f} GiB at most")
+
+
+@pytest.mark.long
+def test_all_harmless_forms_are_accepted(place, forked, monkeypatch):
+    monkeypatch.chdir(place)
+    for name, text in list(GOOD.items())[: long(len(GOOD))]:
+        path = write(place, "form.csv", text)
+        code, errors, _ = forked("train", *TRAIN, "--data.path", str(path))
+        assert code == 0, (name, errors)
+        flags = ["--ckpt_path", "last.ckpt", "--input", str(path), "--output", "out.csv"]
+        code, errors, _ = forked("predict", *flags, "--overwrite")
+        assert code == 0, (name, errors)
+        assert len(Path("out.csv").read_text().splitlines()) == 21, name
+    print(f"{long(len(GOOD))} harmless forms accepted by train and by predict")

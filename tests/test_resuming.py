@@ -1,0 +1,80 @@
+"""What a checkpoint holds for a run that is resumed, and which checkpoints there are when."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from lightning.pytorch.plugins import AsyncCheckpointIO
+from runs import fit
+from test_cli import SMALL, assert_equal_weights, last_weights, run_folder
+
+from gpa_lightning import GPADataModule, GPARegressor
+from gpa_lightning.cli import train
+from gpa_lightning.output import OutputError
+from gpa_lightning.resuming import WholeCheckpoints
+
+
+@pytest.fixture
+def data(table: Path, workplace: Path) -> list[str]:
+    return ["--data.path", str(table), *SMALL, "--model.dropout", "0.2"]
+
+
+def test_a_superseded_checkpoint_stays_until_the_next_is_written(tmp_path):
+    files = WholeCheckpoints()
+    first, better, last = (tmp_path / "checkpoints" / name for name in ("1", "2", "last"))
+    files.save_checkpoint({"epoch": 1}, first)
+    files.save_checkpoint({"epoch": 2}, better)
+    files.remove_checkpoint(first)
+    assert first.exists()
+    files.save_checkpoint({"epoch": 2}, last)
+    assert {path.name for path in first.parent.iterdir()} == {"2", "last"}
+    files.remove_checkpoint(better)
+    files.teardown()
+    assert [path.name for path in first.parent.iterdir()] == ["last"]
+
+
+def test_a_checkpoint_that_cannot_be_written_leaves_the_old_one(tmp_path):
+    path = tmp_path / "last.ckpt"
+    WholeCheckpoints().save_checkpoint({"epoch": 1}, path)
+    before = path.read_bytes()
+    path.with_name("file").touch()
+    with pytest.raises(Exception, match="pickle"):
+        WholeCheckpoints().save_checkpoint({"epoch": lambda: 2}, path)
+    with pytest.raises((OutputError, OSError)):
+        WholeCheckpoints().save_checkpoint({"epoch": 2}, path.with_name("file") / "last.ckpt")
+    assert path.read_bytes() == before
+
+
+@pytest.mark.parametrize("plugins", [None, [AsyncCheckpointIO()]])
+def test_checkpoints_are_whole_unless_another_way_is_asked_for(plugins, table):
+    data = GPADataModule(path=str(table))
+    trainer = fit(GPARegressor(hidden_sizes=(4,)), data, epochs=1, plugins=plugins)
+    assert isinstance(trainer.strategy.checkpoint_io, WholeCheckpoints) == (plugins is None)
+
+
+def test_a_checkpoint_of_an_earlier_version_is_gone_on_from(data):
+    train([*data, "--max_epochs", "4"])
+    train([*data, "--max_epochs", "2"])
+    path = run_folder(1) / "checkpoints/last.ckpt"
+    checkpoint = torch.load(path, weights_only=True)
+    del checkpoint["end_of_epoch"]
+    torch.save(checkpoint, path)
+    assert train([*data, "--max_epochs", "4", "--ckpt_path", "last"]) == 0
+    assert_equal_weights(last_weights(0), last_weights(1))
+
+
+def test_a_run_that_has_stopped_early_goes_on_only_without_early_stopping(data, capsys):
+    flags = [*data, "--model.learning_rate", "1", "--max_epochs", "40"]
+    assert train([*flags, "--early_stopping.patience", "1"]) == 0
+    stopped = capsys.readouterr().out
+    path = run_folder() / "checkpoints/last.ckpt"
+    before = torch.load(path, weights_only=True)["epoch"]
+    flags += ["--ckpt_path", "last"]
+    assert train([*flags, "--early_stopping.patience", "1"]) == 0
+    again = capsys.readouterr().out
+    for text in (stopped, again):
+        assert "stopped early: val_loss did not improve for 1 epochs" in text
+        assert f"epochs run             {before + 1}; " in text
+    assert torch.load(path, weights_only=True)["epoch"] == before
+    assert train([*flags, "--early_stopping", "null", "--max_epochs", str(before + 3)]) == 0
+    assert torch.load(path, weights_only=True)["epoch"] == before + 2

@@ -156,7 +156,27 @@ class GPALightningCLI(LightningCLI):
             elif trainer[switch] is False:
                 own[flag] = None
         callbacks = [_SecondInterrupt(), *(trainer.callbacks or []), *filter(None, own.values())]
-        return super().instantiate_trainer(callbacks=callbacks, **kwargs)
+        trainer = super().instantiate_trainer(callbacks=callbacks, **kwargs)
+        _answer_sigterm_without_waiting(trainer)
+        return trainer
+
+
+def _answer_sigterm_without_waiting(trainer: Trainer) -> None:
+    """Have SIGTERM noted and passed on to the processes that this one has started, no more.
+
+    Lightning's handler also broadcasts it, and so waits for the other processes in the middle of
+    whatever they exchange, possibly for ever (since its pull request 20825). Its loop broadcasts
+    what has been noted before each round anyway.
+    """
+    connector = trainer._signal_connector
+
+    def note(signum: int, _: FrameType | None) -> None:
+        launcher = trainer.strategy.launcher
+        if launcher is not None and not connector.received_sigterm:
+            launcher.kill(signum)
+        connector.received_sigterm = True
+
+    connector._sigterm_notifier_fn = note  # type: ignore[method-assign]
 
 
 def _optimizer_config(learning_rate: float) -> Namespace:

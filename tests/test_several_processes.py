@@ -177,6 +177,25 @@ def test_a_killed_process_ends_the_training_which_can_go_on(rank, uneven, workpl
 
 
 @pytest.mark.long
+def test_sigterm_ends_all_processes(uneven, workplace):
+    flags = ["--data.path", str(uneven), *SMALL, "--early_stopping", "null", *TWO]
+    for attempt in range(4):  # where it arrives within a step is a matter of luck
+        process = started([*flags, "--data.batch_size", "50", "--max_epochs", "100000"])
+        last = Path(f"lightning_logs/version_{attempt}/checkpoints/last.ckpt")
+        deadline = time.monotonic() + 120
+        while not last.exists() and time.monotonic() < deadline:
+            time.sleep(0.05)
+        process.terminate()
+        try:
+            _, errors = process.communicate(timeout=60)
+        finally:
+            process.kill()
+        assert process.returncode == 128 + signal.SIGTERM
+        assert "interrupted by SIGTERM" in errors
+        assert "Traceback" not in errors
+
+
+@pytest.mark.long
 def test_processes_that_see_different_tables_refuse_to_train(uneven, tmp_path, workplace):
     other = made_table(tmp_path / "other.csv", 600)
     mine, others = (["--data.path", str(path), *SMALL] for path in (uneven, other))

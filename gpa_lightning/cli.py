@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import shutil
@@ -38,6 +39,11 @@ LOGS = "lightning_logs"
 TRAIN = "Train the network on the GPA data, test the best checkpoint, and print a summary."
 _GOING_ON = "the same command with --ckpt_path last goes on from the end of the last whole epoch"
 SHORT_FLAGS = ("accelerator", "devices", "strategy", "num_nodes", "precision", "max_epochs")
+
+DISK_ERRORS = (
+    *(errno.EACCES, errno.EDQUOT, errno.EEXIST, errno.EFBIG, errno.EIO, errno.ENAMETOOLONG),
+    *(errno.ENOENT, errno.ENOSPC, errno.ENOTDIR, errno.EPERM, errno.EROFS),
+)
 
 # Each has a flag of its own, so that it can be changed, replaced, or switched off with `null`.
 CALLBACKS: dict[str, tuple[type[Callback], dict[str, Any], str]] = {
@@ -204,7 +210,9 @@ class TrainCLI(GPALightningCLI):
         config = self.config
         if config.ckpt_path == "last":
             config.ckpt_path = str(find_last(Path(LOGS)))
-            read_checkpoint(config.ckpt_path)
+            epoch = read_checkpoint(config.ckpt_path)["epoch"]
+            # of several runs, "last" may be another than the one that the user has in mind
+            rank_zero_only(print)(f"going on from {config.ckpt_path}, after epoch {epoch}")
         if config.ckpt_path:
             checkpoint = Path(config.ckpt_path).resolve()
             run = checkpoint.parents[1]
@@ -296,7 +304,7 @@ def _run(program: Callable[[Sequence[str]], object], args: Sequence[str] | None)
     except Exception as error:
         # TensorBoardLogger passes on what its writer's thread has met with as a ValueError
         reason = error if isinstance(error, OSError) else error.__cause__
-        if isinstance(reason, OSError):
+        if isinstance(reason, OSError) and reason.errno in DISK_ERRORS:
             return _refuse(
                 f"{reason.filename or 'the run'}: cannot be written: {reason.strerror or reason}; "
                 "checkpoints that are there are whole, --ckpt_path last goes on from them"

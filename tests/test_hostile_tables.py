@@ -33,7 +33,18 @@ Run = Callable[..., tuple[int, str, int]]
 
 
 @pytest.fixture(scope="module")
-def forked() -> Iterator[Run]:
+def place(tmp_path_factory) -> Path:
+    """The folder in which every file lies, and a checkpoint of the course's table."""
+    folder = tmp_path_factory.mktemp("hostile")
+    (folder / "good.csv").write_text(table(60))
+    model = GPARegressor(hidden_sizes=(4,))
+    trainer = fit(model, GPADataModule(path=str(folder / "good.csv")), epochs=1)
+    trainer.save_checkpoint(folder / "last.ckpt")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def forked(place) -> Iterator[Run]:
     if not hasattr(os, "fork"):
         pytest.skip("needs fork")
     process = subprocess.Popen(
@@ -41,6 +52,7 @@ def forked() -> Iterator[Run]:
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
+        cwd=place,
     )
 
     def run(*command: str) -> tuple[int, str, int]:
@@ -50,17 +62,6 @@ def forked() -> Iterator[Run]:
     with process:
         yield run
         process.stdin.close()
-
-
-@pytest.fixture(scope="module")
-def place(tmp_path_factory, forked) -> Path:
-    """The folder in which every file lies, and a checkpoint of the course's table."""
-    folder = tmp_path_factory.mktemp("hostile")
-    (folder / "good.csv").write_text(table(60))
-    model = GPARegressor(hidden_sizes=(4,))
-    trainer = fit(model, GPADataModule(path=str(folder / "good.csv")), epochs=1)
-    trainer.save_checkpoint(folder / "last.ckpt")
-    return folder
 
 
 def write(folder: Path, name: str, content: object) -> Path:
@@ -103,7 +104,11 @@ def bomb(name: str, path: Path) -> None:
 
 TEXTS = {f"CSV: {name}": ("t.csv", *case) for name, case in BOTH.items()}
 PACKED = {
-    f"bomb: {name}": ("t.csv.gz", (lambda n: lambda path: bomb(n, path))(name), case[-1])
+    f"bomb: {name}": (
+        "t.csv.gz",
+        (lambda n: lambda path: bomb(n, path))(name),
+        "" if name == "short rows" else case[-1],  # these lack the columns to predict from
+    )
     for name, case in BOMBS.items()
 }
 REFUSED = {**TEXTS, **special(), **PACKED}
@@ -118,7 +123,7 @@ def refused(case: str, folder: Path, forked: Run, programs: tuple[str, ...]) -> 
     output = folder / "case" / "out.csv"
     checkpoint = str(folder / "last.ckpt")
     commands = {
-        "train": [*TRAIN, "--data.path", str(path), f"--trainer.default_root_dir={folder}"],
+        "train": [*TRAIN, "--data.path", str(path)],
         "predict": ["--ckpt_path", checkpoint, "--input", str(path), "--output", str(output)],
     }
     largest = 0

@@ -1,7 +1,11 @@
+from pathlib import Path
+
 import numpy as np
 import pandas as pd
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from sklearn.preprocessing import StandardScaler
 
 from gpa_lightning import GPADataModule
@@ -150,3 +154,49 @@ def test_another_tables_features_are_put_into_the_checkpoints_units(table, tmp_p
     expected = trained.standardise(raw(other, "test"))
     other.load_state_dict(trained.state_dict())
     torch.testing.assert_close(other.dataset("test").tensors[0], expected, atol=1e-5, rtol=1e-4)
+
+
+# Any table: the target is the number of the row
+
+finite = st.floats(-float(np.finfo(np.float32).max), float(np.finfo(np.float32).max))
+
+
+@pytest.fixture(scope="module")
+def scratch(tmp_path_factory) -> Path:
+    return tmp_path_factory.mktemp("any") / "table.csv"
+
+
+def row_numbers(data: GPADataModule, name: str) -> list[int]:
+    return data.dataset(name).tensors[1][:, 0].int().tolist()
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.integers(1, 300), st.floats(0.001, 0.999), st.floats(0, 0.999), st.integers(0, 2**63 - 1))
+def test_any_split_has_each_row_once(scratch, rows, test_size, val_size, seed):
+    scratch.write_text("a,y\n" + "".join(f"{i % 7},{i}\n" for i in range(rows)))
+    try:
+        data = set_up(scratch, test_size=test_size, val_size=val_size, seed=seed)
+    except DataError as error:
+        assert f"{rows} rows are too few for a split into" in str(error)  # noqa: PT017
+        return
+    names = ["training", "validation", "test"] if val_size else ["training", "test"]
+    assert sorted(i for name in names for i in row_numbers(data, name)) == list(range(rows))
+    assert min(data.rows.values()) >= 2
+    again = set_up(scratch, test_size=test_size, val_size=val_size, seed=seed)
+    assert all(row_numbers(data, name) == row_numbers(again, name) for name in names)
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.lists(st.tuples(finite, finite | st.just(1.5)), min_size=10, max_size=60))
+def test_any_features_are_scaled_as_scikit_learn_does_it(scratch, features):
+    lines = (f"{a!r},{b!r},{i}\n" for i, (a, b) in enumerate(features))
+    scratch.write_text("a,b,y\n" + "".join(lines))
+    data = set_up(scratch)
+    scaler = StandardScaler().fit(np.array(features)[row_numbers(data, "training")])
+    for name in data.rows:
+        expected = scaler.transform(np.array(features)[row_numbers(data, name)])
+        found = data.dataset(name).tensors[0].numpy()
+        np.testing.assert_array_equal(found, expected.astype(np.float32))
+        np.testing.assert_array_equal(
+            data.standardise(np.array(features)[row_numbers(data, name)]).numpy(), found
+        )

@@ -32,7 +32,7 @@ def expected(flags: list[str], tmp_path_factory: pytest.TempPathFactory) -> pd.D
 
 
 def until(holds: Callable[[], object]) -> None:
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 300
     while not holds():
         assert time.monotonic() < deadline
         time.sleep(0.05)

@@ -18,22 +18,23 @@ from gpa_lightning.data import sources  # noqa: F401 - what takes long to import
 
 PROGRAMS = {"train": cli.train, "predict": predict.main}
 
-for line in sys.stdin:
-    name, *arguments = json.loads(line)
-    with tempfile.TemporaryFile("w+") as errors:
-        child = os.fork()
-        if not child:
-            os.dup2(errors.fileno(), 2)
-            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-            code = 1
-            try:
-                code = PROGRAMS[name](arguments)
-            except SystemExit as stop:
-                code = int(stop.code or 0)
-            finally:
-                sys.stderr.flush()
-                os._exit(code)
-        _, status, usage = os.wait4(child, 0)
-        errors.seek(0)
-        answer = os.waitstatus_to_exitcode(status), errors.read(), 1024 * usage.ru_maxrss
-    print(json.dumps(answer), flush=True)
+if __name__ == "__main__":
+    for line in sys.stdin:
+        name, *arguments = json.loads(line)
+        with tempfile.TemporaryFile("w+") as errors:
+            child = os.fork()
+            if not child:
+                os.dup2(errors.fileno(), 2)
+                os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+                code = 1
+                try:
+                    code = PROGRAMS[name](arguments)
+                except SystemExit as stop:
+                    code = int(stop.code or 0)
+                finally:
+                    sys.stderr.flush()
+                    os._exit(code)
+            _, status, usage = os.wait4(child, 0)
+            errors.seek(0)
+            answer = os.waitstatus_to_exitcode(status), errors.read(), 1024 * usage.ru_maxrss
+        print(json.dumps(answer), flush=True)

@@ -15,7 +15,6 @@ from pathlib import Path
 OPERATIONS = ("os.chmod", "os.mkdir", "os.remove", "os.rename", "os.rmdir", "shutil.rmtree")
 WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT
 
-fatal, program, *arguments = sys.argv[1:]
 moments: list[str] = []
 
 
@@ -27,9 +26,11 @@ def count(event: str, args: tuple[object, ...]) -> None:
             os.kill(os.getpid(), signal.SIGKILL)
 
 
-sys.addaudithook(count)
-sys.argv = [program, *arguments]
-try:
-    runpy.run_path(program, run_name="__main__")
-finally:
-    Path("moments.txt").write_text("\n".join(moments))
+if __name__ == "__main__":
+    fatal, program, *arguments = sys.argv[1:]
+    sys.addaudithook(count)
+    sys.argv = [program, *arguments]
+    try:
+        runpy.run_path(program, run_name="__main__")
+    finally:
+        Path("moments.txt").write_text("\n".join(moments))

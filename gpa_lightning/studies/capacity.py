@@ -107,8 +107,7 @@ def study(settings: Settings) -> Result:
         table=table,
         summary=summary,
         figure=figure,
-        alt="The training loss falls with the number of parameters; the loss on the fold held "
-        "out falls at first and rises for the largest networks.",
+        alt="Training loss and the loss on the fold held out, against the number of parameters.",
         claims=[
             Claim(
                 "We can't overfit this data using a line!",

@@ -140,8 +140,7 @@ def study(settings: Settings) -> Result:
         table=table,
         summary=summary,
         figure=_figure(open_eyed, epochs),
-        alt="Test loss against the epoch at which training stopped: the more patience, the later "
-        "the stop and the higher the test loss.",
+        alt="Test loss against the epoch at which training stopped, for each patience.",
         claims=_claims(table, open_eyed),
     )
 

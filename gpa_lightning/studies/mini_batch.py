@@ -108,8 +108,8 @@ def study(settings: Settings) -> Result:
         table=table.merge(tests, on="seed"),
         summary=_summary(table, tests),
         figure=_figure(table, tests),
-        alt="The training loss falls epoch by epoch, on the lecture's values; the test losses of "
-        "mini-batch, full-batch, linear regression and the mean stand beside it as bars.",
+        alt="The training loss of each epoch beside the lecture's values; the test losses of "
+        "mini-batch, full-batch, linear regression and the mean as bars.",
         claims=_claims(table, tests, [outcome["losses"][-1] for outcome in full]),
     )
 

@@ -87,8 +87,7 @@ def study(settings: Settings) -> Result:
         table=table,
         summary=summary,
         figure=figure,
-        alt="With few training rows the training loss is near zero and the test loss high; with "
-        "more rows the two curves approach each other.",
+        alt="Training and test loss against the number of training rows.",
         claims=[
             Claim(
                 "Small samples overfit more.",

@@ -52,8 +52,8 @@ def study(settings: Settings) -> Result:
         table=table,
         summary=summary,
         figure=_figure(table, best),
-        alt="The training loss falls throughout; the test loss falls at first, reaches its "
-        "minimum early, and rises from there to the end.",
+        alt="Training and test loss, in the first epochs and over the whole training, with the "
+        "lowest test loss marked.",
         claims=_claims(best, last),
     )
 

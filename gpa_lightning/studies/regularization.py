@@ -164,8 +164,8 @@ def study(settings: Settings) -> Result:
         table=table,
         summary=summary,
         figure=_figure(table),
-        alt="For each strategy, training and test loss against its strength: with more strength "
-        "the training loss rises, while the test loss falls at first.",
+        alt="For each strategy, training and test loss against its strength, and the test loss of "
+        "the unregularised network.",
         claims=_claims(table, best, plain),
     )
 

@@ -1,5 +1,6 @@
 """Disks that fill up, turn read-only or vanish under a training, really mounted for the purpose."""
 
+import os
 import shutil
 import subprocess
 import sys
@@ -108,6 +109,8 @@ def test_a_limit_on_the_size_of_files(table, workplace):
     result = run(
         TRAIN,
         *flags,
+        # Python would write the first bytes of its bytecode files, and trust them ever after
+        env=os.environ | {"PYTHONDONTWRITEBYTECODE": "1"},
         preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000)),
     )
     assert result.returncode == 2

@@ -1,6 +1,7 @@
 """Predictions from a checkpoint alone, and what is refused."""
 
 import os
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -218,8 +219,10 @@ def test_impossible_output_is_refused(here, capsys, output, message):
 
 
 @pytest.mark.parametrize("suffix", ["csv", "csv.gz", "parquet"])
-def test_full_disk_leaves_the_old_output_as_it_was(here, capsys, suffix):
+def test_full_disk_leaves_the_old_output_as_it_was(here, capsys, suffix, monkeypatch):
     resource = pytest.importorskip("resource")
+    # Python would write the first bytes of its bytecode files, and trust them ever after
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
     output = f"predictions.{suffix}"
     Path(output).write_text("precious")
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)

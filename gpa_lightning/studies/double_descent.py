@@ -127,8 +127,8 @@ def study(settings: Settings) -> Result:
         table=table,
         summary=medians.reset_index().sort_values(["model", "width"], ascending=[True, True]),
         figure=_figure(table, {NETWORK: threshold, FEATURES: rows}),
-        alt="Training and test loss against width, of trained networks and of random features, with "
-        "the interpolation threshold marked.",
+        alt="Training and test loss against width, of trained networks and of random features; "
+        "the interpolation threshold is marked.",
         claims=[
             *_descent(NETWORK, medians.loc[NETWORK].test_loss),
             _near(medians.loc[NETWORK].test_loss, threshold),

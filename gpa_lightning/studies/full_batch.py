@@ -97,7 +97,7 @@ def study(settings: Settings) -> Result:
         table=table,
         summary=summary,
         figure=figure,
-        alt="The training loss of each epoch beside the lecture's values, and the test loss at the end.",
+        alt="The training loss of each epoch, the lecture's values, and the test loss at the end.",
         claims=[claim for device in devices for claim in _claims(table, device)],
     )
 

@@ -376,8 +376,9 @@ def test_a_full_disk_is_found_before_anything_is_written(tables, tiny_disk, caps
 
 
 WITH_LIMIT = """
-import resource, runpy, sys
+import resource, sys
 
+sys.dont_write_bytecode = True  # Python would write its first bytes, and trust them ever after
 resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
 from gpa_lightning.cli import train
 sys.exit(train(sys.argv[1:]))

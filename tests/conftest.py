@@ -1,6 +1,7 @@
 """What the tests share: small tables that they make themselves, and the real one where it is."""
 
 import os
+import signal
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +9,9 @@ import pandas as pd
 import pytest
 
 from gpa_lightning.data.table import FEATURES
+
+# A shell's background jobs ignore Ctrl-C, and so would the programs that the tests interrupt.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture

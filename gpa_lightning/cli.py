@@ -373,6 +373,8 @@ def _quieten_third_parties() -> None:
     logging.basicConfig(format="%(levelname)s: %(message)s")
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)
+    # it warns of the restart that a resumed run marks in its curves
+    logging.getLogger("tensorboard").setLevel(logging.ERROR)
     # it says which process has ended, before it ends those that wait for it
     launcher = "lightning.fabric.strategies.launchers.subprocess_script"
     logging.getLogger(launcher).setLevel(logging.INFO)

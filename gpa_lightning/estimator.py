@@ -24,7 +24,6 @@ import torch
 from lightning.fabric.utilities.warnings import PossibleUserWarning
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import EarlyStopping
-from lightning.pytorch.callbacks.early_stopping import EarlyStoppingReason
 from sklearn.base import BaseEstimator, RegressorMixin
 from sklearn.model_selection import train_test_split
 from sklearn.preprocessing import StandardScaler
@@ -239,11 +238,6 @@ class LightningMLPRegressor(RegressorMixin, BaseEstimator):  # type: ignore[misc
                 num_sanity_val_steps=0,
             )
             trainer.fit(model, train_dataloaders=loaders[0], val_dataloaders=loaders[1:] or None)
-        if progress.stopping_reason is EarlyStoppingReason.NON_FINITE_METRIC:
-            raise ValueError(
-                f"the training diverged: its loss is {progress.curves[progress.monitor][-1]}; "
-                f"lower learning_rate_init={self.learning_rate_init} or scale the target down"
-            )
         if progress.best_weights:
             model.load_state_dict(progress.best_weights)
         return model.network

@@ -15,8 +15,7 @@ from gpa_lightning.output import whole_file
 Curve = list[tuple[int, float]]
 
 
-def tensorboards(trainer: Trainer) -> list[TensorBoardLogger]:
-    """Return those of a Trainer's loggers that write for TensorBoard."""
+def _tensorboards(trainer: Trainer) -> list[TensorBoardLogger]:
     return [logger for logger in trainer.loggers if isinstance(logger, TensorBoardLogger)]
 
 
@@ -54,7 +53,7 @@ class LossCurves(Callback):
         """Lay out TensorBoard's chart."""
         self._folder = trainer.log_dir  # asked on every process: Lightning has them agree on it
         if trainer.is_global_zero:
-            for logger in tensorboards(trainer):
+            for logger in _tensorboards(trainer):
                 chart = {"training and validation": ["Multiline", ["train_loss$", "val_loss$"]]}
                 logger.experiment.add_custom_scalars({"loss": chart})
 
@@ -142,6 +141,6 @@ class HyperparameterTable(Callback):
         # Without the first summary, a fixed list of columns, TensorBoard looks at the runs itself
         # and shows first what differs between them.
         _, *summaries = hparams(row, {})  # type: ignore[no-untyped-call]
-        for logger in tensorboards(trainer):
+        for logger in _tensorboards(trainer):
             for summary in summaries:
                 logger.experiment.file_writer.add_summary(summary)

@@ -24,13 +24,14 @@ from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint, Progress
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities import rank_zero_only
 from lightning.pytorch.utilities.exceptions import SIGTERMException
-from torch.distributed import DistError
+from torch import distributed
 
 from gpa_lightning.checkpoint import CheckpointError, find_last, read_checkpoint
 from gpa_lightning.data.datamodule import GPADataModule
 from gpa_lightning.data.table import DataError
 from gpa_lightning.losses import DivergenceError
 from gpa_lightning.output import PREFIX, OutputError
+from gpa_lightning.refusal import refuse
 from gpa_lightning.regressor import GPARegressor
 from gpa_lightning.summary import FitReport, print_summary
 
@@ -40,6 +41,7 @@ TRAIN = "Train the network on the GPA data, test the best checkpoint, and print 
 _GOING_ON = "the same command with --ckpt_path last goes on from the end of the last whole epoch"
 SHORT_FLAGS = ("accelerator", "devices", "strategy", "num_nodes", "precision", "max_epochs")
 
+LOST_A_PROCESS = 1  # the exit code
 DISK_ERRORS = (
     *(errno.EACCES, errno.EDQUOT, errno.EEXIST, errno.EFBIG, errno.EIO, errno.ENAMETOOLONG),
     *(errno.ENOENT, errno.ENOSPC, errno.ENOTDIR, errno.EPERM, errno.EROFS),
@@ -278,20 +280,29 @@ def _parser_kwargs() -> dict[str, Any]:
 
 
 def _run(program: Callable[[Sequence[str]], object], args: Sequence[str] | None) -> int:
-    """Run a command line; a user's mistake becomes one line and exit code 2."""
+    """Run a command line, and leave the group of processes that it may have joined."""
     arguments = _with_recipes(sys.argv[1:] if args is None else args)
     _quieten_third_parties()
+    code = _exit_code(program, arguments)
+    if distributed.is_available() and distributed.is_initialized() and code != LOST_A_PROCESS:
+        # Lightning leaves it to the end of the process, which its threads may turn into an abort
+        distributed.destroy_process_group()
+    return code
+
+
+def _exit_code(program: Callable[[Sequence[str]], object], arguments: Sequence[str]) -> int:
+    """Run a command line; a user's mistake becomes one line and exit code 2."""
     try:
         program(arguments)
     except (ArgumentError, CheckpointError, DataError, DivergenceError, OutputError) as error:
-        return _refuse(str(error))
+        return refuse(error)
     except MisconfigurationException as error:
         hint = "; --accelerator cpu runs everywhere" if "backend" in str(error) else ""
-        return _refuse(f"{error}{hint}")
+        return refuse(f"{error}{hint}")
     except RuntimeError as error:
         if "conditioned on metric" in str(error):  # EarlyStopping's word for a wrong `monitor`
-            return _refuse(str(error))
-        if isinstance(error, DistError) or "gloo" in str(error):
+            return refuse(error)
+        if isinstance(error, distributed.DistError) or "gloo" in str(error):
             return _left_alone(error)
         raise
     except SIGTERMException:
@@ -305,17 +316,12 @@ def _run(program: Callable[[Sequence[str]], object], args: Sequence[str] | None)
         # TensorBoardLogger passes on what its writer's thread has met with as a ValueError
         reason = error if isinstance(error, OSError) else error.__cause__
         if isinstance(reason, OSError) and reason.errno in DISK_ERRORS:
-            return _refuse(
+            return refuse(
                 f"{reason.filename or 'the run'}: cannot be written: {reason.strerror or reason}; "
                 "checkpoints that are there are whole, --ckpt_path last goes on from them"
             )
         raise
     return 0
-
-
-def _refuse(message: str) -> int:
-    print("error:", " ".join(message.split()), file=sys.stderr)  # noqa: T201
-    return 2
 
 
 def _interrupted(by: signal.Signals) -> int:
@@ -347,7 +353,7 @@ def _left_alone(error: RuntimeError) -> int:
         f"({' '.join(reason.split())}): see that one's own messages; {_GOING_ON}",
         file=sys.stderr,
     )
-    return 1
+    return LOST_A_PROCESS
 
 
 def _with_recipes(args: Sequence[str]) -> list[str]:

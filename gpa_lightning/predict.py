@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 from argparse import ArgumentError, RawDescriptionHelpFormatter
 from collections.abc import Sequence
 from inspect import signature
@@ -22,6 +21,7 @@ from gpa_lightning.data.sources import read_scores
 from gpa_lightning.data.table import DataError
 from gpa_lightning.network import FullyConnectedNetwork
 from gpa_lightning.output import OutputError, whole_file
+from gpa_lightning.refusal import refuse
 
 PREDICTION = "predicted_gpa"
 SUFFIXES = (".csv", ".csv.gz", ".parquet")
@@ -61,8 +61,7 @@ def main(args: Sequence[str] | None = None) -> int:
     try:
         print(predict_file(**parser.parse_args(args)))  # noqa: T201
     except (ArgumentError, CheckpointError, DataError, OutputError) as error:
-        print("error:", " ".join(str(error).split()), file=sys.stderr)  # noqa: T201
-        return 2
+        return refuse(error)
     return 0
 
 

@@ -22,7 +22,6 @@ from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 from lightning.pytorch.loggers import TensorBoardLogger
 from torch import Tensor
 
-from gpa_lightning.callbacks import tensorboards
 from gpa_lightning.output import whole_file
 
 _KEY = "end_of_epoch"
@@ -37,6 +36,7 @@ class WholeCheckpoints(TorchCheckpointIO):
 
     def __init__(self) -> None:
         self._superseded: list[str | Path] = []
+        self._folders: set[Path] = set()
 
     def save_checkpoint(
         self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None
@@ -56,7 +56,10 @@ class WholeCheckpoints(TorchCheckpointIO):
         else:
             content = BytesIO()
             torch.save(checkpoint, content)
-            Path(path).parent.mkdir(parents=True, exist_ok=True)
+            folder = Path(path).parent
+            if folder not in self._folders:  # one that was made and has gone is missed, not remade
+                folder.mkdir(parents=True, exist_ok=True)
+                self._folders.add(folder)
             with whole_file(path, overwrite=True) as temporary:
                 temporary.write_bytes(content.getbuffer())
         self.teardown()
@@ -144,8 +147,9 @@ class ExactResume(Callback):
             "at_end": at_end,
             "should_stop": trainer.should_stop,
         }
-        for logger in tensorboards(trainer):
-            logger.experiment.flush()  # no point of a curve may be later than its checkpoint
+        for logger in trainer.loggers:
+            if isinstance(logger, TensorBoardLogger):
+                logger.experiment.flush()  # no point of a curve may be later than its checkpoint
 
     def on_load_checkpoint(
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
@@ -164,8 +168,9 @@ class ExactResume(Callback):
         early_stopping = any(isinstance(callback, EarlyStopping) for callback in callbacks)
         trainer.should_stop = early_stopping and left_off.get("should_stop", False)
         if trainer.is_global_zero:
-            for logger in tensorboards(trainer):
-                _take_up_curves(logger, left_off.get("unlogged", {}), self._checkpoint)
+            for logger in trainer.loggers:
+                if isinstance(logger, TensorBoardLogger):
+                    _take_up_curves(logger, left_off.get("unlogged", {}), self._checkpoint)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Step the schedulers that wait for a plateau, as Lightning does after it has saved."""

@@ -168,6 +168,7 @@ def test_all_hostile_tables_are_refused(place, forked, monkeypatch):
         code, errors, _ = forked("train", *TRAIN, "--data.path", str(path))
         assert code == 2
         assert f"{rows} rows are too few for a split" in errors
+    assert not Path("lightning_logs").exists()
     print(f"{len(cases)} tables refused by train and by predict, {largest / GIB:.2f} GiB at most")
 
 

@@ -8,10 +8,11 @@ from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-import torch
 from matplotlib.figure import Figure
 
 from gpa_lightning.benchmark.task import Task
+from gpa_lightning.hardware import graphics_processor, processor
+from gpa_lightning.output import whole_file
 
 PACKAGES = ("torch", "lightning", "numpy", "scikit-learn", "skorch", "keras", "jax", "optax")
 
@@ -31,20 +32,15 @@ class Report:
     def save(self, folder: Path) -> None:
         """Write ``benchmark.md`` and ``benchmark.png``."""
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / "benchmark.md").write_text(self.page, encoding="utf-8")
-        self.chart.savefig(folder / "benchmark.png", dpi=120)
+        with whole_file(folder / "benchmark.md", overwrite=True) as page:
+            page.write_text(self.page, encoding="utf-8")
+        with whole_file(folder / "benchmark.png", overwrite=True) as chart:
+            self.chart.savefig(chart, dpi=120)
 
 
 def hardware(device: str) -> str:
     """Return the name of what computes."""
-    if device == "cuda":
-        return torch.cuda.get_device_name()
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        lines = []
-    names = [line.partition(": ")[2] for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor() or platform.machine()
+    return graphics_processor() if device == "cuda" else processor()
 
 
 def heading(title: str, task: Task, rounds: int, data: str) -> str:

@@ -113,7 +113,13 @@ class GPADataModule(LightningDataModule):
 
     def prepare_data(self) -> None:
         """Load or stream the table once a machine, which downloads it if need be."""
-        if not self._sets and not isinstance(table := self._load(), Table):
+        if self._sets:
+            return
+        table = self._load()
+        if isinstance(table, Table):
+            # refused here if too short, before the run has a folder
+            self._split.sizes(len(table.target), table.provenance.location)
+        else:
             self._map(table)
 
     def _map(self, table: StreamedTable) -> MappedTable:

@@ -48,8 +48,8 @@ class Split:
     val_size: float
     seed: int
 
-    def draw(self, rows: int, location: str) -> SplitRows:
-        """Draw the order of the rows and cut it into the three sets.
+    def sizes(self, rows: int, location: str) -> tuple[int, int]:
+        """Return the numbers of training and of validation rows; the rest is for the test.
 
         Args:
             rows: Number of rows of the table.
@@ -67,7 +67,20 @@ class Split:
                 f"{training} training, {validation} validation and {test} test rows, each of "
                 "which needs two; give more rows or change --data.test_size, --data.val_size"
             )
-        return SplitRows(shuffled_rows(rows, self.seed), training, validation)
+        return training, validation
+
+    def draw(self, rows: int, location: str) -> SplitRows:
+        """Draw the order of the rows and cut it into the three sets.
+
+        Args:
+            rows: Number of rows of the table.
+            location: What messages call the table.
+
+        Raises:
+            DataError: If a set would be too small.
+        """
+        sizes = self.sizes(rows, location)
+        return SplitRows(shuffled_rows(rows, self.seed), *sizes)
 
 
 def shuffled_rows(rows: int, seed: int | tuple[int, ...]) -> RowNumbers:

@@ -18,6 +18,7 @@ from gpa_lightning import GPADataModule
 from gpa_lightning.data.table import DataError
 from gpa_lightning.losses import DivergenceError
 from gpa_lightning.output import OutputError
+from gpa_lightning.refusal import refuse
 from gpa_lightning.studies import STUDIES, Result, Settings
 from gpa_lightning.studies.page import save_page
 from gpa_lightning.studies.runs import WorkerError
@@ -63,8 +64,7 @@ def main(args: Sequence[str] | None = None) -> int:
         OutputError,
         WorkerError,
     ) as error:
-        print("error:", " ".join(str(error).split()), file=sys.stderr)  # noqa: T201
-        return 2
+        return refuse(error)
     except KeyboardInterrupt:
         console.print("stopped; the same command goes on from here")
         return STOPPED

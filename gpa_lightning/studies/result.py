@@ -13,13 +13,13 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-import torch
 from matplotlib import rc_context
 from matplotlib.figure import Figure
 from matplotlib.image import imread
 from torch.utils.tensorboard import SummaryWriter
 
 from gpa_lightning.checkpoint import VERSION
+from gpa_lightning.hardware import graphics_processor, processor
 from gpa_lightning.output import OutputError, whole_file
 from gpa_lightning.studies.settings import Settings
 
@@ -151,19 +151,10 @@ def circumstances(settings: Settings, result: Result) -> dict[str, str]:
     packages = [f"{package} {version(package)}" for package in PACKAGES]
     python = f"Python {platform.python_version()}"
     lines["versions"] = ", ".join([f"gpa-lightning {VERSION}", python, *packages])
-    lines["hardware"] = f"{_processor()}, {os.cpu_count()} cores, {platform.system()}"
+    lines["hardware"] = f"{processor()}, {os.cpu_count()} cores, {platform.system()}"
     if settings.device == "gpu":
-        lines["hardware"] += f"; {torch.cuda.get_device_name()}"
+        lines["hardware"] += f"; {graphics_processor()}"
     return lines
-
-
-def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        lines = []
-    names = [line.partition(": ")[2] for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor() or platform.machine()
 
 
 def cell(value: Any) -> str:

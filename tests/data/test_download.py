@@ -1,9 +1,11 @@
 """Downloads from real servers on this machine, good ones and bad ones."""
 
 import logging
+import os
 import socket
 import ssl
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -12,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from runs import PROJECT
 
 from gpa_lightning.data.download import DownloadError, fetch
 from gpa_lightning.data.sources import ADDRESSES, FEATURES, DataError, load_table
@@ -303,6 +306,27 @@ def test_table_is_downloaded_once_and_then_cached(proxy: Server) -> None:
     proxy.answer = body(published())
     assert load_table("download").provenance == first.provenance
     assert [*cached.parent.iterdir()] == [cached]
+
+
+def test_processes_that_start_together_download_once(proxy: Server) -> None:
+    """As those of a machine do under torchrun."""
+
+    def slow(request: BaseHTTPRequestHandler) -> None:
+        time.sleep(0.5)
+        body(published())(request)
+
+    proxy.answer = slow
+    program = "from gpa_lightning.data.sources import load_table; "
+    program += "print(load_table('download').provenance.kind)"
+    command = [sys.executable, "-c", program]
+    environment = os.environ | {"PYTHONPATH": str(PROJECT)}
+    processes = [
+        subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
+        for _ in range(3)
+    ]
+    kinds = sorted(process.communicate(timeout=60)[0].strip() for process in processes)
+    assert kinds == ["cache", "cache", "download"]
+    assert len([url for url in proxy.seen if "CONNECT" not in url]) == 1
 
 
 @pytest.mark.parametrize(

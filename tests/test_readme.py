@@ -75,8 +75,11 @@ def test_several_processes(home):
 
 
 def test_help():
-    result = run(PROJECT / "scripts/train.py", "--help")
+    result = run("-X", "importtime", PROJECT / "scripts/train.py", "--help")
     assert result.returncode == 0
+    assert "gpa_lightning.data.datamodule" in result.stderr
+    for slow in ("pandas.core", "pyarrow.lib", "sklearn"):
+        assert slow not in result.stderr
     for flag in ("--max_epochs", "--data.path", "--model.dropout", "--early_stopping"):
         assert flag in result.stdout
 

@@ -1,7 +1,5 @@
 """The standardised split of a table, and the loaders of its three sets."""
 
-from __future__ import annotations
-
 import logging
 import os
 from dataclasses import asdict
@@ -20,6 +18,7 @@ from gpa_lightning.data.loaders import BatchSampler, TableDataset, table_loader
 from gpa_lightning.data.split import Split, blocks, fit_scaler, standardised
 from gpa_lightning.data.table import DataError, Provenance, Source, Table, listed
 
+# Annotations are not postponed here: to make them out, --help would import what follows, slowly.
 if TYPE_CHECKING:
     from gpa_lightning.data.streaming import MappedTable, StreamedTable
 
@@ -122,10 +121,10 @@ class GPADataModule(LightningDataModule):
         else:
             self._map(table)
 
-    def _map(self, table: StreamedTable) -> MappedTable:
+    def _map(self, table: "StreamedTable") -> "MappedTable":
         return table.mapped(self.cache_dir, self._split, self._scaler)
 
-    def _load(self) -> Table | StreamedTable:
+    def _load(self) -> "Table | StreamedTable":
         if self._table is None:
             from gpa_lightning.data.sources import load_table  # brings pandas, which is slow
 
@@ -135,7 +134,7 @@ class GPADataModule(LightningDataModule):
             self._target_name = self._table.target_name
         return self._table
 
-    def _file_to_stream(self) -> StreamedTable | None:
+    def _file_to_stream(self) -> "StreamedTable | None":
         from gpa_lightning.data.sources import training_file
         from gpa_lightning.data.streaming import StreamedTable, fits_into_memory
 

@@ -201,6 +201,24 @@ def test_hooks_within_a_step_are_called_at_every_step(table):
         assert counts == {"zero_grad": 28, "before_backward": 28, "after_backward": 28, "step": 28}
 
 
+class CountsZeroGrad(SGD):
+    calls = 0
+
+    def zero_grad(self, set_to_none=True):
+        type(self).calls += 1
+        super().zero_grad(set_to_none)
+
+
+class WithCountsZeroGrad(GPARegressor):
+    def configure_optimizers(self):
+        return CountsZeroGrad(self.parameters(), lr=0.01)
+
+
+def test_an_optimizer_of_the_users_clears_gradients_in_its_own_way(table):
+    trained(table, 64, WithCountsZeroGrad)
+    assert CountsZeroGrad.calls == 28
+
+
 def test_clipping_is_done_at_every_step(table):
     clipped = assert_same(table, gradient_clip_val=1e-3)
     free, *_ = trained(table, 1)

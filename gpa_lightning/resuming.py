@@ -86,6 +86,8 @@ class BestAndLastCheckpoint(ModelCheckpoint):
     arguments.
     """
 
+    _saved_content: tuple[int, str] | None = None
+
     @property
     def state_key(self) -> str:
         """The key of `ModelCheckpoint`, whose checkpoints can be resumed with this one."""
@@ -100,8 +102,11 @@ class BestAndLastCheckpoint(ModelCheckpoint):
     def _save_checkpoint(self, trainer: Trainer, filepath: str) -> None:
         """Save, or give what has just been saved another name: the best is often also the last."""
         saved = self._last_checkpoint_saved
-        if self._last_global_step_saved != trainer.global_step or not Path(saved).is_file():
+        # the first best one of a run does not know of a last one yet
+        content = (trainer.global_step, self.last_model_path)
+        if self._saved_content != content or not Path(saved).is_file():
             super()._save_checkpoint(trainer, filepath)
+            self._saved_content = content
             return
         if trainer.is_global_zero:
             with whole_file(filepath, overwrite=True) as temporary:
@@ -210,12 +215,17 @@ def _take_up_curves(
     logger.experiment.file_writer.add_event(restart)
     logger.experiment.flush()
     curves = EventAccumulator(logger.log_dir, size_guidance={"scalars": 0}).Reload()
-    there = curves.Tags()["scalars"]
+    points = {name: curves.Scalars(name) for name in curves.Tags()["scalars"]}
+    latest = {name: curve[-1] for name, curve in points.items() if curve}
     missing = {
         name: value.item()
         for name, value in unlogged.items()
-        if name not in there or curves.Scalars(name)[-1].step < next_step - 1
+        if name not in latest or latest[name].step < next_step - 1
     }
-    if missing:
+    # Lightning writes the epoch's number after the metrics that it goes with
+    cut_short = any(
+        latest[name].wall_time > latest["epoch"].wall_time for name in unlogged.keys() - missing
+    )
+    if missing or cut_short:
         logger.log_metrics({**missing, "epoch": checkpoint["epoch"]}, next_step - 1)
         logger.experiment.flush()

@@ -79,7 +79,7 @@ def special() -> dict[str, tuple[str, object, str]]:
     packed = "is no gzip file, or a damaged or incomplete one"
     wide = ",".join(f"x{i}" for i in range(10_000)) + "\n" + ",".join("1" * 10_000)
     cases = {
-        "a folder": ("t.csv", Path.mkdir, "is a folder, not a file"),
+        "a folder": ("t.csv", Path.mkdir, "is a folder"),
         "a FIFO": ("t.csv", os.mkfifo, "is not a regular file"),
         "a missing file": ("t.csv", lambda path: None, "there is no such file"),
         "a truncated gzip": ("t.csv.gz", whole[: len(whole) // 2], packed),

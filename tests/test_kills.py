@@ -131,11 +131,14 @@ def number(moments: list[str], text: str, nth: int) -> int:
     return found[nth]
 
 
-# the rename comes when the new checkpoint is complete and the old one is still in its place
-@pytest.mark.parametrize(("text", "nth"), [("os.rename", -4), ("loss_curves.png", 0)])
-def test_a_killed_run_goes_on_as_if_nothing_had_happened(text, nth, uninterrupted, tmp_path):
+# The rename comes when the new checkpoint is complete and the old one is still in its place. The
+# removal of the one before comes when all is saved; then `train_loss` is logged, then the epoch.
+@pytest.mark.parametrize(
+    ("text", "nth", "later"), [("os.rename", -4, 0), ("loss_curves.png", 0, 0), ("os.remove", 3, 2)]
+)
+def test_a_killed_run_goes_on_as_if_nothing_had_happened(text, nth, later, uninterrupted, tmp_path):
     command, expected, moments = uninterrupted(MINI_BATCH)
-    kill_at(number(moments, text, nth), command, tmp_path)
+    kill_at(number(moments, text, nth) + later, command, tmp_path)
     assert_resumed(command, tmp_path, expected)
 
 

@@ -63,6 +63,19 @@ def test_a_checkpoint_of_an_earlier_version_is_gone_on_from(data):
     assert_equal_weights(last_weights(0), last_weights(1))
 
 
+def test_a_run_resumed_after_its_first_epoch_ends_with_the_same_checkpoint(data):
+    train([*data, "--max_epochs", "2"])
+    train([*data, "--max_epochs", "1"])
+    assert train([*data, "--max_epochs", "2", "--ckpt_path", "last"]) == 0
+    whole, resumed = (
+        torch.load(run_folder(version) / "checkpoints/last.ckpt", weights_only=True)["callbacks"]
+        for version in (0, 1)
+    )
+    for name, state in whole.items():
+        expected = repr(state).replace("version_0", "version_1")
+        assert repr(resumed[name]) == expected
+
+
 def test_a_run_that_has_stopped_early_goes_on_only_without_early_stopping(data, capsys):
     flags = [*data, "--model.learning_rate", "1", "--max_epochs", "40"]
     assert train([*flags, "--early_stopping.patience", "1"]) == 0

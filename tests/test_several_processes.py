@@ -97,6 +97,19 @@ def test_a_resumed_run_with_dropout_is_bit_identical(uneven, workplace):
         assert torch.equal(ours["torch"], theirs["torch"])
 
 
+def test_one_process_of_a_machine_reads_the_table(uneven, workplace):
+    """As the warning tells that reading it gives rise to; its rows are those of one process."""
+    table = pd.read_csv(uneven).assign(constant=1)[["a", "b", "c", "constant", "y"]]
+    table.to_csv("constant.csv", index=False)
+    flags = ["--data.path", "constant.csv", *SMALL, "--max_epochs", "2"]
+    result = run(TRAIN, *flags, *TWO, "--data.batch_size", "50", "--data.cache_dir", "shared")
+    assert result.returncode == 0, result.stderr
+    assert result.stderr.count("nothing to learn from constant column 'constant'") == 1
+    assert len([entry for entry in Path("shared").iterdir() if entry.is_dir()]) == 1
+    assert train([*flags, "--data.batch_size", "100"]) == 0
+    assert_same_run(0, 1)
+
+
 @pytest.mark.long
 def test_a_run_goes_on_with_another_number_of_processes(uneven, workplace):
     flags = ["--data.path", str(uneven), *SMALL]

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+
 EVALUATION_ROWS = 2048
 """Rows a batch where no gradient is needed: large enough to be fast, small enough for a GPU."""
 
@@ -52,7 +53,8 @@ class GPADataModule(LightningDataModule):
             0 is the fastest.
         in_memory: Whether the table is taken into memory, or else streamed once into a file on
             disk, of which batches are read; results are the same. By default a file or folder is
-            streamed if its values would take more than a quarter of the machine's memory.
+            streamed if its values would take more than a quarter of the machine's memory. Of
+            several processes on a machine, the first puts them there for all.
         cache_dir: Folder for the files of streamed tables, by default the user's cache folder.
 
     Raises:
@@ -115,11 +117,24 @@ class GPADataModule(LightningDataModule):
         if self._sets:
             return
         table = self._load()
-        if isinstance(table, Table):
-            # refused here if too short, before the run has a folder
-            self._split.sizes(len(table.target), table.provenance.location)
-        else:
+        if not isinstance(table, Table):
             self._map(table)
+            return
+        # refused here if too short, before the run has a folder
+        self._split.sizes(len(table.target), table.provenance.location)
+        if table.provenance.kind == "file" and self.trainer and self._processes_here > 1:
+            self._table = shared = self._streamed(table.provenance.location)
+            shared.share(table, self.cache_dir, self._split, self._scaler)
+
+    @property
+    def _processes_here(self) -> int:
+        """Number of processes on this machine."""
+        return self.trainer.world_size // self.trainer.num_nodes if self.trainer else 1
+
+    def _streamed(self, location: str) -> "StreamedTable":
+        from gpa_lightning.data.streaming import StreamedTable
+
+        return StreamedTable(Path(location), location)
 
     def _map(self, table: "StreamedTable") -> "MappedTable":
         return table.mapped(self.cache_dir, self._split, self._scaler)
@@ -136,7 +151,7 @@ class GPADataModule(LightningDataModule):
 
     def _file_to_stream(self) -> "StreamedTable | None":
         from gpa_lightning.data.sources import training_file
-        from gpa_lightning.data.streaming import StreamedTable, fits_into_memory
+        from gpa_lightning.data.streaming import fits_into_memory
 
         location = training_file(self.source, self.path)
         if location is None:
@@ -145,11 +160,12 @@ class GPADataModule(LightningDataModule):
                     "--data.in_memory false streams a file: say which, with --data.path FILE"
                 )
             return None
-        file = Path(location)
         in_memory = self.in_memory
-        if in_memory is None:
-            in_memory = fits_into_memory(file, location)
-        return None if in_memory else StreamedTable(file, location)
+        if _is_beside_another():
+            in_memory = False  # `prepare_data` of the other shares the rows
+        elif in_memory is None:
+            in_memory = fits_into_memory(Path(location), location)
+        return None if in_memory else self._streamed(location)
 
     @property
     def feature_names(self) -> tuple[str, ...]:
@@ -367,3 +383,8 @@ class GPADataModule(LightningDataModule):
             return
         for data in set(self._sets.values()):  # the test set may double as the validation set
             data.rescale(factor.float(), shift.float())
+
+
+def _is_beside_another() -> bool:
+    """Tell whether this is not the first process of a machine's, from what its launcher says."""
+    return os.environ.get("LOCAL_RANK", os.environ.get("SLURM_LOCALID", "0")) != "0"

@@ -19,7 +19,7 @@ import os
 import shutil
 import warnings
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from functools import cached_property
@@ -45,12 +45,13 @@ from gpa_lightning.data.split import (
     fit_scaler,
     standardised,
 )
-from gpa_lightning.data.table import Array, DataError, Provenance
+from gpa_lightning.data.table import Array, DataError, Provenance, Table
 
 IN_MEMORY_SHARE = 0.25
 """Share of the machine's memory that a table's values may take before it is streamed."""
 
 _LAYOUT = 1  # of the cache's files
+_WORTH_A_WARNING = 10**8  # bytes
 _FEATURES, _TARGET, _DESCRIPTION = "features.f32", "target.f32", "table.json"
 
 log = logging.getLogger(__name__)
@@ -209,18 +210,57 @@ class StreamedTable:
             DataError: If the table is not valid or too short for the split, or if the cache cannot
                 be written.
         """
+        folder = self._folder(cache_dir, split, scaler)
+        with _to_be_made(folder) as partial:
+            if partial:
+                self._stream(partial, folder, split, scaler)
+        return self._open(folder)
+
+    def share(
+        self,
+        table: Table,
+        cache_dir: str | Path | None,
+        split: Split,
+        scaler: dict[str, Tensor],
+    ) -> None:
+        """Put the table, which a process has in memory, into the cache for those beside it.
+
+        Args:
+            table: What is in the file.
+            cache_dir: As for `mapped`.
+            split: As for `mapped`.
+            scaler: As for `mapped`.
+
+        Raises:
+            DataError: If the table is too short for the split, or if the cache cannot be written.
+        """
+        folder = self._folder(cache_dir, split, scaler)
+        drawn = split.draw(len(table.target), self.location)
+
+        def ordered(rows: int) -> Iterator[Array]:
+            for block in blocks(rows):
+                numbers = drawn.order[block]
+                yield np.column_stack([table.features[numbers], table.target[numbers]])
+
+        with _to_be_made(folder) as partial:
+            if partial:
+                size = 4 * len(table.target) * len(self._columns.names)
+                log.log(
+                    logging.WARNING if size >= _WORTH_A_WARNING else logging.INFO,
+                    "%s: the processes of this machine share its rows in %s: %s. Later runs find "
+                    "them there; delete them when you are done.",
+                    *(self.location, folder, _size(size)),
+                )
+                self._standardise(partial, drawn, scaler, ordered)
+
+    def _folder(
+        self, cache_dir: str | Path | None, split: Split, scaler: dict[str, Tensor]
+    ) -> Path:
         units = {name: values.tolist() for name, values in scaler.items()}
         settings = {"layout": _LAYOUT, "data": self._sha256, "split": asdict(split), "units": units}
         key = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:20]
         cache = Path(cache_dir or Path(user_cache_dir("gpa-lightning", appauthor=False), "tables"))
-        folder = cache / key
-        if not folder.exists():
-            with _writing(cache):
-                cache.mkdir(parents=True, exist_ok=True)
-            with _alone(cache):
-                if not folder.exists():
-                    self._write(cache, folder, split, scaler)
-        return self._open(folder)
+        return cache / key
 
     def _open(self, folder: Path) -> MappedTable:
         try:
@@ -236,29 +276,31 @@ class StreamedTable:
         provenance = Provenance("file", self.location, found["rows"], self._sha256)
         return MappedTable(folder, provenance, found["training"], found["validation"], scaler)
 
-    def _write(self, cache: Path, folder: Path, split: Split, scaler: dict[str, Tensor]) -> None:
-        """Make the folder, by way of a temporary one."""
+    def _stream(self, partial: Path, folder: Path, split: Split, scaler: dict[str, Tensor]) -> None:
+        """Write the rows, by way of a file in double precision."""
+        cache = folder.parent
+        with opened_training(self.file, self.location) as table:
+            rows = table.num_rows
+            if rows is None:
+                rows = sum(len(values) for values, _ in table.rows(self._columns.places))
+            drawn = split.draw(rows, self.location)
+            self._announce(cache, folder, rows)
+            self._deal_out(table, drawn.order, partial / "rows.f64")
+        order, width = drawn.order, len(self._columns.names)
+
+        def ordered(rows: int) -> Iterator[Array]:
+            with _opened(partial / "rows.f64", "rb") as file:
+                for block in blocks(len(order)):
+                    if block.start >= rows:
+                        return
+                    values = np.fromfile(file, np.float64, width * (block.stop - block.start))
+                    found = np.empty((block.stop - block.start, width))
+                    found[np.argsort(order[block])] = values.reshape(-1, width)
+                    yield found[: rows - block.start]
+
+        self._standardise(partial, drawn, scaler, ordered)
         with _writing(cache):
-            for left_behind in cache.glob("*.partial"):  # by a process that was killed
-                shutil.rmtree(left_behind)
-        partial = folder.with_suffix(".partial")
-        try:
-            with opened_training(self.file, self.location) as table:
-                rows = table.num_rows
-                if rows is None:
-                    rows = sum(len(values) for values, _ in table.rows(self._columns.places))
-                drawn = split.draw(rows, self.location)
-                self._announce(cache, folder, rows)
-                with _writing(cache):
-                    partial.mkdir()
-                self._deal_out(table, drawn.order, partial / "rows.f64")
-            description = self._standardise(partial, drawn, scaler)
-            with _writing(cache):
-                (partial / "rows.f64").unlink()
-                (partial / _DESCRIPTION).write_text(json.dumps(description))
-                partial.rename(folder)
-        finally:
-            shutil.rmtree(partial, ignore_errors=True)
+            (partial / "rows.f64").unlink()
 
     def _announce(self, cache: Path, folder: Path, rows: int) -> None:
         values = rows * len(self._columns.names)
@@ -301,22 +343,14 @@ class StreamedTable:
             raise DataError(f"{self.location}: was changed while it was read")
 
     def _standardise(
-        self, partial: Path, split: SplitRows, scaler: dict[str, Tensor]
-    ) -> dict[str, Any]:
-        """Put the rows of each block in order, fit the scaler, and write the rows in its units."""
+        self,
+        partial: Path,
+        split: SplitRows,
+        scaler: dict[str, Tensor],
+        ordered: Callable[[int], Iterator[Array]],
+    ) -> None:
+        """Fit the scaler and write the rows, which ``ordered`` yields in order, in its units."""
         order, training, validation = split
-        width = len(self._columns.names)
-
-        def ordered(rows: int) -> Iterator[Array]:
-            with _opened(partial / "rows.f64", "rb") as file:
-                for block in blocks(len(order)):
-                    if block.start >= rows:
-                        return
-                    values = np.fromfile(file, np.float64, width * (block.stop - block.start))
-                    found = np.empty((block.stop - block.start, width))
-                    found[np.argsort(order[block])] = values.reshape(-1, width)
-                    yield found[: rows - block.start]
-
         if not scaler:
             scaler = fit_scaler(values[:, :-1].copy() for values in ordered(training))
         with (
@@ -334,7 +368,35 @@ class StreamedTable:
                     file.flush()
                     os.fsync(file.fileno())
         units = {name: scaler[name].tolist() for name in ("mean", "scale")}
-        return {"rows": len(order), "training": training, "validation": validation, **units}
+        sizes = {"rows": len(order), "training": training, "validation": validation}
+        with _writing(partial.parent):
+            (partial / _DESCRIPTION).write_text(json.dumps(sizes | units))
+
+
+@contextmanager
+def _to_be_made(folder: Path) -> Iterator[Path | None]:
+    """Yield a temporary folder that becomes the given one, or None if that is there already."""
+    cache = folder.parent
+    if folder.exists():
+        yield None
+        return
+    with _writing(cache):
+        cache.mkdir(parents=True, exist_ok=True)
+    with _alone(cache):
+        if folder.exists():
+            yield None
+            return
+        partial = folder.with_suffix(".partial")
+        with _writing(cache):
+            for left_behind in cache.glob("*.partial"):  # by a process that was killed
+                shutil.rmtree(left_behind)
+            partial.mkdir()
+        try:
+            yield partial
+            with _writing(cache):
+                partial.rename(folder)
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
 
 
 @contextmanager

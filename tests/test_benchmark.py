@@ -7,11 +7,12 @@ from rich.console import Console
 from runs import PROJECT, run
 
 from gpa_lightning.benchmark import contest, main, scaling
+from gpa_lightning.benchmark.ablations import ABLATIONS
 from gpa_lightning.benchmark.contenders import CONTENDERS
 from gpa_lightning.benchmark.contest import hindrance, hold_contest
 from gpa_lightning.benchmark.rounds import run_rounds
 from gpa_lightning.benchmark.scaling import measure_scaling
-from gpa_lightning.benchmark.task import Measurement, Task
+from gpa_lightning.benchmark.task import Measurement, Meter, Task
 from gpa_lightning.data.twin import synthetic_twin
 
 SILENT = Console(quiet=True)
@@ -170,3 +171,15 @@ def test_nothing_else_imports_the_benchmark():
     modules = run("-c", code, cwd=PROJECT).stdout.split()
     assert "gpa_lightning.cli" in modules
     assert not [name for name in modules if name.startswith("gpa_lightning.benchmark")]
+
+
+@pytest.mark.parametrize("name", ABLATIONS)
+def test_a_speed_up_that_is_taken_out_changes_no_result(name, twin, tmp_path, monkeypatch):
+    monkeypatch.setattr("sys.argv", ["process"])  # Lightning's command line warns of any others
+    size = "full" if ABLATIONS[name].full_batch else 100
+    data = {"source": "file", "path": str(twin), "batch_size": size, "seed": 0}
+    task = replace(TASK, data=data, folder=str(tmp_path))
+    with_it = CONTENDERS["this-project"].run(task, Meter()).val_loss
+    without = ABLATIONS[name].run(task, Meter()).val_loss
+    shuffled_otherwise = name == "without-gather"
+    assert without == pytest.approx(with_it, rel=0.05 if shuffled_otherwise else 1e-4)

@@ -3,6 +3,7 @@
     pip install -r requirements-benchmark.txt
     python scripts/benchmark.py                     # mini-batch training, every contender
     python scripts/benchmark.py --mode full-batch
+    python scripts/benchmark.py --mode speed-ups    # this project without each of its speed-ups
     python scripts/benchmark.py --mode scaling      # how cost grows with rows and batch size
 
 Each *contender* does the same *task* in a process of its own, where a *meter* notes the time of
@@ -23,15 +24,15 @@ from jsonargparse.typing import PositiveInt
 from rich.console import Console
 from rich.markdown import Markdown
 
-from gpa_lightning.benchmark.contenders import CONTENDERS
-from gpa_lightning.benchmark.contest import hold_contest
+from gpa_lightning.benchmark.ablations import ABLATIONS
+from gpa_lightning.benchmark.contest import EVERYONE, hold_contest
 from gpa_lightning.benchmark.scaling import BATCH_SIZES, ROWS, measure_scaling
 from gpa_lightning.benchmark.task import Task
 from gpa_lightning.data.datamodule import GPADataModule
 from gpa_lightning.data.table import DataError
 
 # of each mode, how many (epochs, rounds) show its cost in reasonable time
-MODES = {"mini-batch": (10, 5), "full-batch": (20, 5), "scaling": (3, 1)}
+MODES = {"mini-batch": (10, 5), "full-batch": (20, 5), "speed-ups": (10, 5), "scaling": (3, 1)}
 
 
 def main(args: Sequence[str] | None = None) -> int:
@@ -64,7 +65,11 @@ def main(args: Sequence[str] | None = None) -> int:
             except DataError as error:
                 parser.error(str(error))
             task = replace(task, data=data | table)
-            report = hold_contest(task, config.contenders, rounds, description, console)
+            names = config.contenders
+            if config.mode == "speed-ups":
+                mini_batch = (name for name in ABLATIONS if not ABLATIONS[name].full_batch)
+                names = names or ["this-project", *mini_batch]
+            report = hold_contest(task, names, rounds, description, console)
     output = Path(config.output or f"lightning_logs/benchmark-{config.mode}")
     report.save(output)
     console.print(Markdown(report.page))
@@ -94,7 +99,7 @@ def _parser() -> ArgumentParser:
     add(
         "--contenders",
         nargs="+",
-        choices=list(CONTENDERS),
+        choices=list(EVERYONE),
         help="Who takes part; by default all that the mode has. Scaling has this project alone.",
     )
     for flag, place in (("--epochs", 0), ("--rounds", 1)):

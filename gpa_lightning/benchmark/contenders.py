@@ -8,7 +8,7 @@ library has such.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -38,7 +38,9 @@ class EpochClock(Callback):
         self.meter.epoch_ended()
 
 
-def this_project(task: Task, meter: Meter) -> Measurement:
+def this_project(
+    task: Task, meter: Meter, other_flags: Mapping[str, object] | None = None
+) -> Measurement:
     """``scripts/train.py``, its validation, TensorBoard, checkpoints, early stopping and all."""
     import matplotlib.backends.backend_agg
     import matplotlib.figure  # noqa: F401 - LossCurves would import it while it is timed
@@ -56,6 +58,7 @@ def this_project(task: Task, meter: Meter) -> Measurement:
         "trainer.enable_progress_bar": False,
         "trainer.logger.save_dir": task.folder,
         **{f"data.{name}": value for name, value in task.data.items() if value is not None},
+        **(other_flags or {}),
     }
     cli = TrainCLI([f"--{name}={value}" for name, value in flags.items()], run=False)
     cli.trainer.callbacks.append(EpochClock(meter))  # type: ignore[attr-defined]

@@ -10,10 +10,13 @@ from statistics import median
 from matplotlib.figure import Figure
 from rich.console import Console
 
+from gpa_lightning.benchmark.ablations import ABLATIONS
 from gpa_lightning.benchmark.contenders import CONTENDERS
 from gpa_lightning.benchmark.report import Report, hardware, heading, table
 from gpa_lightning.benchmark.rounds import run_rounds
 from gpa_lightning.benchmark.task import Measurement, Task
+
+EVERYONE = CONTENDERS | ABLATIONS
 
 Outcomes = Mapping[str, "list[Measurement] | str"]
 
@@ -39,7 +42,7 @@ def hold_contest(
 
     Args:
         task: What to do, whoever does it.
-        names: Who takes part, keys of ``CONTENDERS``; one that cannot is named as skipped. By
+        names: Who takes part, keys of ``EVERYONE``; one that cannot is named as skipped. By
             default all, or those whose full-batch training is of interest.
         rounds: How many times each does it.
         data: Which table it is, for the report.
@@ -62,7 +65,7 @@ def hold_contest(
 
 def hindrance(name: str, task: Task) -> str | None:
     """Say why a contender cannot take part, or None if it can."""
-    contender = CONTENDERS[name]
+    contender = EVERYONE[name]
     missing = [package for package in contender.packages if find_spec(package) is None]
     if missing:
         return f"{' and '.join(missing)} not installed"
@@ -74,7 +77,7 @@ def hindrance(name: str, task: Task) -> str | None:
 def _table(outcomes: Outcomes) -> str:
     rows = []
     for name in sorted(outcomes, key=lambda name: _seconds(outcomes[name])):
-        outcome, contender = outcomes[name], CONTENDERS[name]
+        outcome, contender = outcomes[name], EVERYONE[name]
         if isinstance(outcome, str):
             rows.append([contender.title, outcome])
             continue
@@ -122,7 +125,7 @@ def _chart(outcomes: Outcomes, title: str) -> Figure:
         axes.barh(place, middle, color=color, edgecolor="black")
         axes.plot([min(seconds), max(seconds)], [place, place], color="0.5", marker="|")
         axes.text(max(seconds), place, f"  {middle:.3g}", verticalalignment="center")
-    axes.set_yticks(range(len(names)), [CONTENDERS[name].title for name in names])
+    axes.set_yticks(range(len(names)), [EVERYONE[name].title for name in names])
     axes.invert_yaxis()
     axes.margins(x=0.1)
     return figure

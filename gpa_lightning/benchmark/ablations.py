@@ -1,0 +1,55 @@
+"""This project with one of its speed-ups taken out at a time, which shows what each is worth."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from functools import partial
+from typing import Any
+from unittest.mock import patch
+
+from torch.utils.data import DataLoader, TensorDataset
+
+from gpa_lightning.benchmark.contenders import Contender, this_project
+from gpa_lightning.benchmark.task import Measurement, Meter, Task
+from gpa_lightning.data.loaders import BatchSampler, TableDataset
+
+
+def _rows_one_by_one(dataset: TableDataset, sampler: BatchSampler, *_: Any, **__: Any) -> Any:
+    """Load batches as PyTorch's tutorials do, in the place of `table_loader`."""
+    return DataLoader(TensorDataset(*dataset.tensors), sampler.batch_size, sampler.shuffle)
+
+
+def _run(
+    flags: dict[str, object], replaced: dict[str, object], task: Task, meter: Meter
+) -> Measurement:
+    """Train with other flags, and with names of this package replaced."""
+    with ExitStack() as stack:
+        for name, value in replaced.items():
+            stack.enter_context(patch(f"gpa_lightning.{name}", value))
+        return this_project(task, meter, flags)
+
+
+def _by_flags(what: str, flags: dict[str, object]) -> Contender:
+    return Contender(f"without {what}", partial(_run, flags, {}), validates=True)
+
+
+def _by_names(what: str, replaced: dict[str, object], full_batch: bool = False) -> Contender:
+    run = partial(_run, {}, replaced)
+    return Contender(f"without {what}", run, validates=True, full_batch=full_batch)
+
+
+ABLATIONS = {
+    "without-onednn": _by_names("oneDNN's matrix products", {"onednn.is_available": lambda: False}),
+    "without-fused-adam": _by_flags("fused Adam", {"optimizer": "Adam", "optimizer.fused": False}),
+    "without-rounds": _by_flags("several steps a round", {"model.steps_per_execution": 1}),
+    "without-gather": _by_names(
+        "one gather a batch", {"data.datamodule.table_loader": _rows_one_by_one}
+    ),
+    "without-flushing": _by_names(
+        "flushing denormal numbers", {"regressor.flush_denormals": lambda _: None}
+    ),
+    "without-pieces": _by_names(
+        "full batches in pieces", {"regressor.PIECE_ROWS": 1 << 62}, full_batch=True
+    ),
+}
+"""In mini-batch training, or else (``full_batch``) in full-batch training."""

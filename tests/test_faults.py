@@ -10,13 +10,14 @@ from pathlib import Path
 
 import pytest
 import torch
-from runs import PROJECT, run
+from runs import PROJECT, long, run
 
 from gpa_lightning.cli import train
 
 TRAIN = PROJECT / "scripts/train.py"
 FLAGS = ("--accelerator", "cpu", "--model.hidden_sizes", "[64,32]", "--early_stopping", "null")
 LAST = Path("lightning_logs/version_0/checkpoints/last.ckpt")
+SIZES = (64, 4, 8, 12, 16, 24, 32, 48, 96, 128, 192, 256, 384)  # of disks, in KiB
 
 
 @pytest.fixture
@@ -132,7 +133,7 @@ def test_a_place_where_nothing_can_be_written(table, workplace, capsys):
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("kilobytes", [4, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384])
+@pytest.mark.parametrize("kilobytes", SIZES[:: len(SIZES) // long(len(SIZES))])
 def test_every_file_of_a_run_may_be_the_one_that_does_not_fit(kilobytes, disk, table):
     disk(f"{kilobytes}k")
     result = run(TRAIN, "--data.path", table, *FLAGS, "--max_epochs", "3")

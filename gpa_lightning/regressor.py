@@ -139,7 +139,9 @@ class GPARegressor(LightningModule):
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Check that a checkpoint's network is this one, and keep its random states for later."""
-        self._random_states = checkpoint.get("random_states", [])
+        states = checkpoint.get("random_states", [])
+        # the first checkpoints of version 0.1.0 hold those of their one process, in no list
+        self._random_states = states if isinstance(states, list) else [states]
         then = checkpoint["hyper_parameters"]
         for name in ("in_features", "hidden_sizes", "dropout"):
             before, now = then.get(name), self.hparams[name]

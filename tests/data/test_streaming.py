@@ -461,3 +461,4 @@ def test_fifty_million_rows_are_trained_on_in_less_than_a_gigabyte(workplace):
     assert f"{parts},000,000 rows" in output
     assert f"{parts * 640_000:,} training, {parts * 160_000:,} validation" in output
     assert 0 < peak < 1e9
+    print(f"{parts} million rows: {peak:,} bytes resident at most")

@@ -14,8 +14,8 @@ from torch.optim import Adam, Optimizer
 from torchmetrics import MeanAbsoluteError, MeanSquaredError, MetricCollection, R2Score
 
 from gpa_lightning import random_states
+from gpa_lightning.arithmetic import Arithmetic
 from gpa_lightning.checkpoint import CheckpointError, stamp
-from gpa_lightning.denormals import flush_denormals
 from gpa_lightning.execution import Execution
 from gpa_lightning.losses import DivergenceError, Norm, mse_in_pieces, weight_norm
 from gpa_lightning.network import FullyConnectedNetwork
@@ -106,9 +106,9 @@ class GPARegressor(LightningModule):
         self._first_step = 0
 
     def configure_callbacks(self) -> list[Callback]:
-        """Bring what a run that is killed and resumed needs, unless the Trainer has it."""
-        present = any(isinstance(c, ExactResume) for c in self.trainer.callbacks)  # type: ignore[attr-defined]
-        return [] if present else [ExactResume()]
+        """Bring what every fit needs, unless the Trainer has it from the last one."""
+        present = {type(callback) for callback in self.trainer.callbacks}  # type: ignore[attr-defined]
+        return [kind() for kind in (Arithmetic, ExactResume) if kind not in present]
 
     def forward(self, x: Tensor) -> Tensor:
         """Predict GPAs, shape ``(batch, 1)``, from standardised scores ``(batch, in_features)``."""
@@ -158,17 +158,6 @@ class GPARegressor(LightningModule):
         # The fused kernel unscales fp16 gradients by itself, which rules out clipping them.
         fused = self.trainer.precision != "16-mixed"
         return Adam(self.parameters(), lr=self.learning_rate, fused=fused)
-
-    def on_fit_start(self) -> None:
-        """Prepare the processor."""
-        flush_denormals(True)
-        self._matmul_precision_before = torch.get_float32_matmul_precision()
-        torch.set_float32_matmul_precision(self.matmul_precision)
-
-    def on_fit_end(self) -> None:
-        """Leave the processor as it was found."""
-        flush_denormals(False)
-        torch.set_float32_matmul_precision(self._matmul_precision_before)
 
     def on_train_start(self) -> None:
         """Take up the random states of a run that is resumed, at the last moment before it is.

@@ -46,7 +46,7 @@ ABLATIONS = {
         "one gather a batch", {"data.datamodule.table_loader": _rows_one_by_one}
     ),
     "without-flushing": _by_names(
-        "flushing denormal numbers", {"regressor.flush_denormals": lambda _: None}
+        "flushing denormal numbers", {"arithmetic.flush_denormals": lambda _: None}
     ),
     "without-pieces": _by_names(
         "full batches in pieces", {"regressor.PIECE_ROWS": 1 << 62}, full_batch=True

@@ -1,6 +1,7 @@
 """What a checkpoint holds for a run that is resumed, and which checkpoints there are when."""
 
 from pathlib import Path
+from threading import Lock
 
 import pytest
 import torch
@@ -39,7 +40,7 @@ def test_a_checkpoint_that_cannot_be_written_leaves_the_old_one(tmp_path):
     before = path.read_bytes()
     path.with_name("file").touch()
     with pytest.raises(Exception, match="pickle"):
-        WholeCheckpoints().save_checkpoint({"epoch": lambda: 2}, path)
+        WholeCheckpoints().save_checkpoint({"epoch": Lock()}, path)
     with pytest.raises((OutputError, OSError)):
         WholeCheckpoints().save_checkpoint({"epoch": 2}, path.with_name("file") / "last.ckpt")
     assert path.read_bytes() == before

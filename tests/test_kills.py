@@ -170,14 +170,13 @@ LARGE = ("--model.hidden_sizes", "[1500,1500]", "--max_epochs", "4", "--early_st
 def killed_while(process: subprocess.Popen, half_written: Path) -> bool:
     """Kill a process as soon as a checkpoint of its is there in part."""
     while process.poll() is None:
-        for part in half_written.glob(".unfinished-*/*.ckpt"):
-            try:
-                size = part.stat().st_size
-            except FileNotFoundError:
-                continue
-            if size:
-                process.kill()
-                return True
+        try:
+            sizes = [part.stat().st_size for part in half_written.glob(".unfinished-*/*.ckpt")]
+        except FileNotFoundError:  # it has just been renamed
+            continue
+        if any(sizes):
+            process.kill()
+            return True
     return False
 
 

@@ -13,11 +13,13 @@ import time
 import warnings
 from argparse import ArgumentError
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
 from jsonargparse import Namespace, dict_to_namespace
+from lightning.fabric.strategies.launchers.subprocess_script import _ChildProcessObserver
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint, ProgressBar, WeightAveraging
@@ -163,7 +165,8 @@ class GPALightningCLI(LightningCLI):
                 kwargs.setdefault(switch, trainer[switch] or False)
             elif trainer[switch] is False:
                 own[flag] = None
-        callbacks = [_SecondInterrupt(), *(trainer.callbacks or []), *filter(None, own.values())]
+        callbacks = [_SecondInterrupt(), _LastWord(), *(trainer.callbacks or [])]
+        callbacks += filter(None, own.values())
         trainer = super().instantiate_trainer(callbacks=callbacks, **kwargs)
         _answer_sigterm_without_waiting(trainer)
         return trainer
@@ -342,6 +345,27 @@ class _SecondInterrupt(Callback):
     ) -> None:
         if isinstance(exception, KeyboardInterrupt):
             signal.signal(signal.SIGINT, _end_at_once)
+
+
+class _LastWord(Callback):
+    """Lets a process that has lost another say so, before Lightning kills it for that.
+
+    A thread of Lightning's looks every five seconds whether one of the processes that it started
+    has failed, and then kills all the others. Here it does so if they have not ended by then.
+    """
+
+    patience = 30  # seconds
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        for thread in threading.enumerate():
+            if isinstance(thread, _ChildProcessObserver) and stage == "fit":
+                thread._terminate_all = partial(  # type: ignore[method-assign]
+                    self._wait_and, thread._terminate_all
+                )
+
+    def _wait_and(self, kill: Callable[[], None]) -> None:
+        time.sleep(self.patience)
+        kill()
 
 
 def _left_alone(error: RuntimeError) -> int:

@@ -122,7 +122,7 @@ class GPADataModule(LightningDataModule):
             return
         # refused here if too short, before the run has a folder
         self._split.sizes(len(table.target), table.provenance.location)
-        if table.provenance.kind == "file" and self.trainer and self._processes_here > 1:
+        if table.provenance.kind == "file" and self._processes_here > 1:
             self._table = shared = self._streamed(table.provenance.location)
             shared.share(table, self.cache_dir, self._split, self._scaler)
 

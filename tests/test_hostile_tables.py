@@ -73,13 +73,17 @@ def write(folder: Path, name: str, content: object) -> Path:
     return path
 
 
-def special() -> dict[str, tuple[str, object, str]]:
+# training takes a folder, of Parquet files
+FOLDER = {"train": "is a folder without .parquet files", "predict": "is a folder, not a file"}
+
+
+def special() -> dict[str, tuple[str, object, str | dict[str, str]]]:
     """Name what is no text: a file's name, how it is made, and what is said of it."""
     whole = gzip.compress(table(2_000).encode())
     packed = "is no gzip file, or a damaged or incomplete one"
     wide = ",".join(f"x{i}" for i in range(10_000)) + "\n" + ",".join("1" * 10_000)
     cases = {
-        "a folder": ("t.csv", Path.mkdir, "is a folder"),
+        "a folder": ("t.csv", Path.mkdir, FOLDER),
         "a FIFO": ("t.csv", os.mkfifo, "is not a regular file"),
         "a missing file": ("t.csv", lambda path: None, "there is no such file"),
         "a truncated gzip": ("t.csv.gz", whole[: len(whole) // 2], packed),
@@ -112,7 +116,13 @@ PACKED = {
     for name, case in BOMBS.items()
 }
 REFUSED = {**TEXTS, **special(), **PACKED}
-EVERYDAY = ["CSV: text in the 40,000th row", "CSV: UTF-16", "a FIFO", "bomb: zeros below a header"]
+EVERYDAY = [
+    "CSV: text in the 40,000th row",
+    "CSV: UTF-16",
+    "a FIFO",
+    "a folder",
+    "bomb: zeros below a header",
+]
 
 
 def refused(case: str, folder: Path, forked: Run, programs: tuple[str, ...]) -> int:
@@ -132,7 +142,8 @@ def refused(case: str, folder: Path, forked: Run, programs: tuple[str, ...]) -> 
             code, errors, memory = forked(program, *commands[program])
             assert code == 2, (case, program, errors)
             assert errors.startswith(f"error: {path}"), (case, program, errors)
-            assert message.split(" (")[0][:20] in errors, (case, program, errors)
+            said = message[program] if isinstance(message, dict) else message.split(" (")[0][:20]
+            assert said in errors, (case, program, errors)
             assert errors.count("\n") == 1, (case, program, errors)
             assert not output.exists()
             largest = max(largest, memory)

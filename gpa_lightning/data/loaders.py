@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from itertools import islice
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -11,6 +12,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader, DistributedSampler, TensorDataset
 
 from gpa_lightning.data.split import shuffled_rows
+
+_GATHERED_ROWS = 4096
 
 
 class TableDataset(TensorDataset):
@@ -101,13 +104,36 @@ class BatchSampler(DistributedSampler["Tensor | slice"]):
         return -(-self.num_samples // self.batch_size)
 
 
+class TableLoader(DataLoader[Any]):
+    """A DataLoader of a `TableDataset`, which gathers the rows of several batches in one go.
+
+    Handing row numbers to the dataset in one call, instead of one call a row, is what makes a
+    DataLoader as fast as slicing tensors (PyTorch issue 106704). Small batches are gathered some
+    at a time; worker processes, and loaders for a GPU, gather them one by one.
+    """
+
+    def __iter__(self) -> Iterator[list[Tensor]]:  # type: ignore[override]  # has it private
+        if self.num_workers or self.pin_memory or not isinstance(self.sampler, BatchSampler):
+            return super().__iter__()
+        return self._batches(self.sampler)
+
+    def _batches(self, sampler: BatchSampler) -> Iterator[list[Tensor]]:
+        batches = iter(sampler)
+        at_once = max(1, _GATHERED_ROWS // sampler.batch_size)
+        while block := list(islice(batches, at_once)):
+            if len(block) == 1 or isinstance(block[0], slice):
+                yield from (list(self.dataset[rows]) for rows in block)
+                continue
+            numbers = cast("list[Tensor]", block)
+            gathered = self.dataset[torch.cat(numbers)]
+            sizes = [len(rows) for rows in numbers]  # the last may be short, or empty
+            yield from map(list, zip(*(tensor.split(sizes) for tensor in gathered), strict=True))
+
+
 def table_loader(
     dataset: TableDataset, sampler: BatchSampler, num_workers: int = 0, pin_memory: bool = False
-) -> DataLoader[Any]:
-    """Build the DataLoader that asks ``dataset`` for whole batches of rows at once.
-
-    Handing each batch's row numbers to the dataset in one call, instead of one call a row, is
-    what makes a DataLoader as fast as slicing tensors (PyTorch issue 106704).
+) -> TableLoader:
+    """Build the loader of a table's batches.
 
     Args:
         dataset: Features and targets.
@@ -119,7 +145,7 @@ def table_loader(
     Returns:
         A loader of ``[features, target]`` batches, shapes ``(batch, in_features)``, ``(batch, 1)``.
     """
-    return DataLoader(
+    return TableLoader(
         dataset,
         batch_size=None,
         sampler=sampler,

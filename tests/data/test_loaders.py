@@ -70,6 +70,19 @@ def test_a_full_batch_is_a_view_of_the_table():
     assert x.data_ptr() == table.tensors[0].data_ptr()
 
 
+@pytest.mark.parametrize("shuffle", [True, False])
+@pytest.mark.parametrize(("rows", "batch_size"), [(9000, 100), (9001, 5000), (13, 4), (7, 3)])
+def test_batches_are_those_of_the_sampler(rows, batch_size, shuffle):
+    table = dataset(rows)
+    for rank in range(3):
+        sampler = BatchSampler(table, batch_size, shuffle, seed=1, num_replicas=3, rank=rank)
+        loader = table_loader(table, sampler)
+        expected = drawn(sampler, rows)
+        assert [x[:, 0].int().tolist() for x, _ in loader] == expected
+        assert [len(y) for _, y in loader] == [len(batch) for batch in expected]
+        assert len(loader) == len(expected)
+
+
 @pytest.mark.parametrize("num_workers", [0, 2])
 def test_workers_change_nothing(num_workers):
     table = dataset(33)

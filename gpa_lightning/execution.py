@@ -25,6 +25,8 @@ from lightning.pytorch.utilities.model_helpers import is_overridden
 from torch import Tensor
 from torch.optim import Optimizer
 
+from gpa_lightning.direct_step import DirectStep
+
 _BATCH_HOOKS = ("on_train_batch_start", "on_train_batch_end")
 _STEP_HOOKS = (
     "on_before_zero_grad",
@@ -61,17 +63,22 @@ class Execution:
             plain and trainer.strategy.root_device.type == "cpu" and not _acts_on_transfer(trainer)
         )
 
-    def run(self, optimizer: Optimizer | LightningOptimizer) -> None:
+    def run(
+        self, optimizer: Optimizer | LightningOptimizer, direct_step: DirectStep | None
+    ) -> None:
         """Take the optimiser steps of this round that follow Lightning's own.
 
         Args:
             optimizer: What Lightning has passed to `LightningModule.optimizer_step`.
+            direct_step: What does a step at once, where only the module's own work is to be done.
         """
         module = self.trainer.lightning_module
         if self._plain_steps:
             plain = optimizer.optimizer if isinstance(optimizer, LightningOptimizer) else optimizer
             weights = [weight for group in plain.param_groups for weight in group["params"]]
             for batch, index in self._further_batches():
+                if direct_step is not None and direct_step(batch):
+                    continue
                 loss = module.training_step(batch, index)
                 assert isinstance(loss, Tensor)
                 for weight in weights:  # Optimizer.zero_grad does this in ten times the time

@@ -76,7 +76,7 @@ class FullyConnectedNetwork(nn.Module):
             Predictions, shape ``(batch, 1)``.
         """
         modules = list(self.layers)
-        if onednn.applies(modules, x):
+        if onednn.takes(x) and onednn.applies(modules):
             dropout = self.dropout if self.training else 0.0
             return onednn.fully_connected(
                 x, [module for module in modules if isinstance(module, nn.Linear)], dropout

@@ -26,22 +26,23 @@ def is_available() -> bool:
     return compiled and hasattr(torch.ops.mkldnn, "_linear_pointwise")
 
 
-def applies(modules: Sequence[nn.Module], x: Tensor) -> bool:
+def takes(x: Tensor) -> bool:
+    """Tell whether a tensor is what this file computes with: 2-D, single precision, on a CPU."""
+    return x.dim() == 2 and x.dtype == torch.float32 and x.device.type == "cpu"
+
+
+def applies(modules: Sequence[nn.Module]) -> bool:
     """Tell whether `fully_connected` computes what calling the modules one by one would.
 
-    That is: in single precision, on a CPU, for a batch of rows, uncompiled, and while nobody has
-    hooked into a module (PyTorch's own fast paths, of `torch.nn.TransformerEncoderLayer` for
-    example, look at the same two attributes).
+    That is, for an input that it `takes`: uncompiled, and while nobody has hooked into a module
+    (PyTorch's own fast paths, of `torch.nn.TransformerEncoderLayer` for example, look at the same
+    two attributes).
 
     Args:
         modules: The modules that the function would stand in for.
-        x: Their input.
     """
     return (
-        x.dim() == 2
-        and x.dtype == torch.float32
-        and x.device.type == "cpu"
-        and not torch.is_autocast_enabled("cpu")
+        not torch.is_autocast_enabled("cpu")
         and not torch.compiler.is_compiling()
         and not torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
         and not any(module._forward_hooks or module._forward_pre_hooks for module in modules)
@@ -75,41 +76,83 @@ def fully_connected(x: Tensor, layers: Sequence[nn.Linear], dropout: float = 0.0
 class _FullyConnected(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, dropout: float, *parameters: Tensor) -> Tensor:
-        weights, biases = parameters[::2], parameters[1::2]
-        inputs = [x]
-        for weight, bias in zip(weights[:-1], biases[:-1], strict=True):
-            hidden = _product(inputs[-1], weight, bias, relu=True)
-            if dropout:
-                functional.dropout(hidden, dropout, inplace=True)
-            inputs.append(hidden)
+        weights = parameters[::2]
+        *inputs, output = forward(x, weights, parameters[1::2], dropout)
         ctx.dropout = dropout
         ctx.save_for_backward(*inputs, *weights)
-        return _product(inputs[-1], weights[-1], biases[-1])
+        return output
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         saved = ctx.saved_tensors
         inputs, weights = saved[: len(saved) // 2], saved[len(saved) // 2 :]
-        gradients: list[Tensor | None] = []
-        for depth in reversed(range(len(weights))):
-            needs_weight, needs_bias = ctx.needs_input_grad[2 + 2 * depth : 4 + 2 * depth]
-            gradients = [
-                _weight_gradient(grad, inputs[depth]) if needs_weight else None,
-                grad.sum(0) if needs_bias else None,
-                *gradients,
-            ]
-            if not any(ctx.needs_input_grad[: 2 + 2 * depth]):
-                return (None,) * (2 + 2 * depth) + tuple(gradients)
-            grad = _product(grad, weights[depth].T)
-            if depth:
-                # a unit that ReLU or dropout has zeroed passes nothing on
-                torch.ops.aten.threshold_backward.grad_input(
-                    grad, inputs[depth], 0, grad_input=grad
-                )
-                if ctx.dropout:
-                    grad.mul_(1 / (1 - ctx.dropout))
-        return grad, None, *gradients
+        x_wanted, _, *wanted = ctx.needs_input_grad
+        grad_x, gradients = backward(grad, inputs, weights, ctx.dropout, wanted, x_wanted)
+        return grad_x, None, *gradients
+
+
+def forward(
+    x: Tensor, weights: Sequence[Tensor], biases: Sequence[Tensor], dropout: float
+) -> list[Tensor]:
+    """Compute every layer's output.
+
+    Args:
+        x: Input, shape ``(batch, in_features)``.
+        weights: Of each layer, shape ``(outputs, inputs)``.
+        biases: Of each layer, shape ``(outputs,)``.
+        dropout: Probability with which each hidden unit is zeroed.
+
+    Returns:
+        The input, then the output of each layer, hidden ones after ReLU and dropout.
+    """
+    outputs = [x]
+    last = len(weights) - 1
+    for depth in range(last):
+        hidden = _product(outputs[-1], weights[depth], biases[depth], relu=True)
+        if dropout:
+            functional.dropout(hidden, dropout, inplace=True)
+        outputs.append(hidden)
+    outputs.append(_product(outputs[-1], weights[last], biases[last]))
+    return outputs
+
+
+def backward(
+    grad: Tensor,
+    inputs: Sequence[Tensor],
+    weights: Sequence[Tensor],
+    dropout: float,
+    wanted: Sequence[bool],
+    x_wanted: bool,
+) -> tuple[Tensor | None, list[Tensor | None]]:
+    """Compute the gradients of a loss with respect to what `forward` was given.
+
+    Args:
+        grad: That with respect to the last layer's output.
+        inputs: Of each layer, as `forward` returned them.
+        weights: Of each layer.
+        dropout: As `forward` had it.
+        wanted: Of each layer's weight and bias in turn, whether its gradient is.
+        x_wanted: Whether that with respect to the first layer's input is.
+
+    Returns:
+        The latter, then those of each layer's weight and bias in turn; None where not wanted.
+    """
+    gradients: list[Tensor | None] = [None] * len(wanted)
+    for depth in reversed(range(len(weights))):
+        if wanted[2 * depth]:
+            gradients[2 * depth] = _weight_gradient(grad, inputs[depth])
+        if wanted[2 * depth + 1]:
+            gradients[2 * depth + 1] = grad.sum(0)
+        if not (x_wanted or any(wanted[: 2 * depth])):
+            return None, gradients
+        grad = _product(grad, weights[depth].T)
+        if depth:
+            # a unit that ReLU or dropout has zeroed passes nothing on
+            torch.ops.aten.threshold_backward.grad_input(grad, inputs[depth], 0, grad_input=grad)
+            if dropout:
+                grad.mul_(1 / (1 - dropout))
+    return grad, gradients
 
 
 def _weight_gradient(grad: Tensor, x: Tensor) -> Tensor:

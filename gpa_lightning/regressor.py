@@ -8,6 +8,7 @@ from typing import Any, Literal
 import torch
 from lightning.pytorch import Callback, LightningModule
 from lightning.pytorch.core.optimizer import LightningOptimizer
+from lightning.pytorch.utilities.model_helpers import is_overridden
 from torch import Tensor
 from torch.nn.functional import mse_loss
 from torch.optim import Adam, Optimizer
@@ -16,6 +17,7 @@ from torchmetrics import MeanAbsoluteError, MeanSquaredError, MetricCollection, 
 from gpa_lightning import random_states
 from gpa_lightning.arithmetic import Arithmetic
 from gpa_lightning.checkpoint import CheckpointError, stamp
+from gpa_lightning.direct_step import DirectStep
 from gpa_lightning.execution import Execution
 from gpa_lightning.losses import DivergenceError, Norm, mse_in_pieces, weight_norm
 from gpa_lightning.network import FullyConnectedNetwork
@@ -190,14 +192,16 @@ class GPARegressor(LightningModule):
             mse = mse_loss(self.network(x), y)
         if self._processes > 1 and self.trainer.is_last_batch:
             mse, rows = self._weighted(mse, len(x))
-        # summed here and logged once an epoch: a `self.log` at every step would cost time
-        detached = mse.detach()
-        self._squared_error_sum.add_(detached, alpha=rows)
-        self._unchecked_losses.append(detached)
-        self._rows_seen += rows
+        self._note_loss(mse.detach(), rows)
         if self.penalty is None:
             return mse
         return mse + self.penalty_weight * weight_norm(self.network.parameters(), self.penalty)
+
+    def _note_loss(self, mse: Tensor, rows: float) -> None:
+        # summed here and logged once an epoch: a `self.log` at every step would cost time
+        self._squared_error_sum.add_(mse, alpha=rows)
+        self._unchecked_losses.append(mse)
+        self._rows_seen += rows
 
     def _weighted(self, mse: Tensor, rows: int) -> tuple[Tensor, float]:
         """Weigh the MSE of this process's rows as its share in those of all processes.
@@ -225,9 +229,17 @@ class GPARegressor(LightningModule):
         """Step on the current batch, then on those after it, ``steps_per_execution`` in all."""
         optimizer.step(closure=optimizer_closure)
         if self._execution is not None:
-            self._execution.run(optimizer)
+            self._execution.run(optimizer, self._direct_step())
         if len(self._unchecked_losses) >= _STEPS_BETWEEN_CHECKS:
             self._check_losses()
+
+    def _direct_step(self) -> DirectStep | None:
+        """Return what does all that a `training_step` and its optimiser step do, if there is."""
+        overridden = is_overridden("training_step", self, GPARegressor)
+        if overridden or self.penalty is not None or self.hparams["compile"]:
+            return None
+        optimizer = self.trainer.optimizers[0]
+        return DirectStep.of(self.network, optimizer, PIECE_ROWS, self._note_loss)
 
     def _check_losses(self) -> None:
         """Stop the training if a loss since the last check is not a finite number."""

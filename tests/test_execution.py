@@ -252,6 +252,11 @@ def test_a_full_batch_is_one_step(table):
     assert trainer.global_step == 2
 
 
+def test_mini_batches_of_several_pieces(table, monkeypatch):
+    monkeypatch.setattr("gpa_lightning.regressor.PIECE_ROWS", 20)
+    assert_same(table)
+
+
 def test_full_batch_training_in_pieces_is_full_batch_training(table, monkeypatch):
     whole, *_ = trained(table, 1, data={"batch_size": "full"}, epochs=5)
     monkeypatch.setattr("gpa_lightning.regressor.PIECE_ROWS", 50)

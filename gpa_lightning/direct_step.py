@@ -3,8 +3,9 @@
 In training the lecture's network by 100 rows, a quarter of the time goes to what PyTorch does
 around the arithmetic: autograd records the operations and replays them, and Adam looks through its
 groups and states. But the network's gradient is known beforehand, and Adam's state keeps its form.
-So a step here is the operations alone, the same in the same order, and the weights come out as
-they would have otherwise, bit for bit.
+So a step here is the operations alone. On a CPU they are the same in the same order, and the
+weights come out as they would have otherwise, bit for bit; on an NVIDIA GPU they are recorded and
+replayed (`cuda_graph.py`).
 
 This file is the only one that knows the name of Adam's kernel, which is private in PyTorch.
 """
@@ -21,14 +22,15 @@ from torch.nn.modules.module import _has_any_global_hook
 from torch.optim import Adam, AdamW, Optimizer
 from torch.optim import optimizer as optimizers
 
-from gpa_lightning import onednn
+from gpa_lightning import gradients, onednn
+from gpa_lightning.cuda_graph import StepGraph
 from gpa_lightning.network import FullyConnectedNetwork
 
 NoteLoss = Callable[[Tensor, int], None]
 
 
 class DirectStep:
-    """Steps of fused Adam on the MSE of a `FullyConnectedNetwork`, on the CPU.
+    """Steps of fused Adam on the MSE of a `FullyConnectedNetwork`.
 
     `of` makes one where it does what autograd and the optimiser would do.
 
@@ -37,6 +39,7 @@ class DirectStep:
         optimizer: What trains it, at least its second step from now on.
         most_rows: Of a batch.
         note_loss: Called with each batch's MSE and number of rows.
+        graph: Where a GPU's steps are recorded.
     """
 
     def __init__(
@@ -45,39 +48,55 @@ class DirectStep:
         optimizer: Optimizer,
         most_rows: int,
         note_loss: NoteLoss,
+        graph: StepGraph,
     ) -> None:
-        self._parameters = list(network.parameters())
-        self._weights, self._biases = self._parameters[::2], self._parameters[1::2]
-        self._dropout = network.dropout if network.training else 0.0
-        self._adam = [_AdamGroup(group, optimizer.state) for group in optimizer.param_groups]
+        self.parameters = list(network.parameters())
+        self.adam = [AdamGroup(group, optimizer.state) for group in optimizer.param_groups]
+        self.dropout = network.dropout if network.training else 0.0
+        self._weights, self._biases = self.parameters[::2], self.parameters[1::2]
         self._most_rows = most_rows
         self._note_loss = note_loss
-        self._wanted = [True] * len(self._parameters)
-        self._one = torch.ones(())
+        self._graph = graph
+        self._device = self.parameters[0].device
+        self._product = onednn.product if self._device.type == "cpu" else gradients.product
+        self._wanted = [True] * len(self.parameters)
+        self._one = torch.ones((), device=self._device)
 
     @classmethod
     def of(
-        cls, network: nn.Module, optimizer: Optimizer, most_rows: int, note_loss: NoteLoss
+        cls,
+        network: nn.Module,
+        optimizer: Optimizer,
+        most_rows: int,
+        note_loss: NoteLoss,
+        graph: StepGraph,
     ) -> DirectStep | None:
         """Make direct steps, or None where they would not do all that others do.
 
         That is: for another network or optimiser than this one knows, while a weight is frozen,
-        before the optimiser's first step, or where somebody has hooked into anything on the way.
+        before the optimiser's first step, where somebody has hooked into anything on the way, and
+        on a CPU without oneDNN or another device.
 
         Args:
             network: What is trained.
             optimizer: What trains it.
             most_rows: Of a batch.
             note_loss: Called with each batch's MSE and number of rows.
+            graph: Where a GPU's steps are recorded.
         """
+        if type(network) is not FullyConnectedNetwork:
+            return None
+        parameters = list(network.parameters())
+        device = parameters[0].device
         if (
-            type(network) is FullyConnectedNetwork
-            and onednn.applies(list(network.layers))
+            (device.type == "cuda" or (device.type == "cpu" and onednn.is_available()))
+            and all(each.dtype == torch.float32 for each in parameters)
+            and gradients.stand_for(list(network.layers), device)
             and not _is_listened_to(network)
             and _is_fused_adam(optimizer)
-            and _are_all_trained(list(network.parameters()), optimizer)
+            and _are_all_trained(parameters, optimizer)
         ):
-            return cls(network, optimizer, most_rows, note_loss)
+            return cls(network, optimizer, most_rows, note_loss, graph)
         return None
 
     def __call__(self, batch: Sequence[Tensor]) -> bool:
@@ -91,29 +110,46 @@ class DirectStep:
         """
         x, y = batch
         if not (
-            onednn.takes(x)
-            and onednn.takes(y)
+            x.dim() == 2
+            and x.dtype == y.dtype == torch.float32
+            and x.device == y.device == self._device
             and y.shape == (len(x), 1)
             and 0 < len(x) <= self._most_rows
         ):
             return False
-        for parameter in self._parameters:
-            parameter.grad = None  # before the new gradient is there: it takes the old one's place
         with torch.no_grad():
-            *inputs, prediction = onednn.forward(x, self._weights, self._biases, self._dropout)
-            self._note_loss(mse_loss(prediction, y), len(x))
-            grad = torch.ops.aten.mse_loss_backward(self._one, prediction, y, 1)
-            _, gradients = onednn.backward(
-                grad, inputs, self._weights, self._dropout, self._wanted, x_wanted=False
-            )
-            for parameter, gradient in zip(self._parameters, gradients, strict=True):
-                parameter.grad = gradient
-            for group in self._adam:
-                group.step()
+            mse = self._graph.replay(self, x, y) if x.is_cuda else None
+            self._note_loss(self.take(x, y) if mse is None else mse, len(x))
         return True
 
+    def take(self, x: Tensor, y: Tensor) -> Tensor:
+        """Compute the MSE of a batch and its gradient, and let Adam step.
 
-class _AdamGroup:
+        Args:
+            x: Features, shape ``(batch, in_features)``.
+            y: Target, shape ``(batch, 1)``.
+
+        Returns:
+            The MSE before the step.
+        """
+        for parameter in self.parameters:
+            parameter.grad = None  # before the new gradient is there: it takes the old one's place
+        *inputs, prediction = gradients.forward(
+            x, self._weights, self._biases, self.dropout, self._product
+        )
+        mse = mse_loss(prediction, y)
+        grad = torch.ops.aten.mse_loss_backward(self._one, prediction, y, 1)
+        _, all_gradients = gradients.backward(
+            grad, inputs, self._weights, self.dropout, self._wanted, False, self._product
+        )
+        for parameter, gradient in zip(self.parameters, all_gradients, strict=True):
+            parameter.grad = gradient
+        for group in self.adam:
+            group.step()
+        return mse
+
+
+class AdamGroup:
     """A parameter group of Adam or AdamW, its states looked up once."""
 
     def __init__(self, group: Mapping[str, Any], state: Mapping[Tensor, Any]) -> None:
@@ -123,6 +159,7 @@ class _AdamGroup:
         self.steps, self.means, self.squares = (
             [each[name] for each in states] for name in ("step", "exp_avg", "exp_avg_sq")
         )
+        self.rate: Tensor | None = None  # if not the group's own
 
     def step(self) -> None:
         """Do what `torch.optim.Adam.step` does with it."""
@@ -137,7 +174,7 @@ class _AdamGroup:
             self.squares,
             [],
             self.steps,
-            lr=group["lr"],
+            lr=group["lr"] if self.rate is None else self.rate,
             beta1=beta1,
             beta2=beta2,
             weight_decay=group["weight_decay"],

@@ -76,7 +76,7 @@ class FullyConnectedNetwork(nn.Module):
             Predictions, shape ``(batch, 1)``.
         """
         modules = list(self.layers)
-        if onednn.takes(x) and onednn.applies(modules):
+        if onednn.applies(modules, x):
             dropout = self.dropout if self.training else 0.0
             return onednn.fully_connected(
                 x, [module for module in modules if isinstance(module, nn.Linear)], dropout

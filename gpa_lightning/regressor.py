@@ -17,6 +17,7 @@ from torchmetrics import MeanAbsoluteError, MeanSquaredError, MetricCollection, 
 from gpa_lightning import random_states
 from gpa_lightning.arithmetic import Arithmetic
 from gpa_lightning.checkpoint import CheckpointError, stamp
+from gpa_lightning.cuda_graph import StepGraph
 from gpa_lightning.direct_step import DirectStep
 from gpa_lightning.execution import Execution
 from gpa_lightning.losses import DivergenceError, Norm, mse_in_pieces, weight_norm
@@ -99,6 +100,7 @@ class GPARegressor(LightningModule):
         self.val_metrics = metrics.clone(prefix="val_")
         self.test_metrics = metrics.clone(prefix="test_")
         self._execution: Execution | None = None
+        self._step_graph = StepGraph()
         self._random_states: list[dict[str, Any]] = []
         self._squared_error_sum = torch.zeros(())
         self._rows_seen: float = 0
@@ -239,7 +241,7 @@ class GPARegressor(LightningModule):
         if overridden or self.penalty is not None or self.hparams["compile"]:
             return None
         optimizer = self.trainer.optimizers[0]
-        return DirectStep.of(self.network, optimizer, PIECE_ROWS, self._note_loss)
+        return DirectStep.of(self.network, optimizer, PIECE_ROWS, self._note_loss, self._step_graph)
 
     def _check_losses(self) -> None:
         """Stop the training if a loss since the last check is not a finite number."""
@@ -275,6 +277,10 @@ class GPARegressor(LightningModule):
         self._check_losses()
         loss = self._squared_error_sum / self._rows_seen
         self.log("train_loss", loss, prog_bar=True, sync_dist=True)
+
+    def on_fit_end(self) -> None:
+        """Free the GPU's memory that a recorded step holds."""
+        self._step_graph = StepGraph()
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Update and log the validation metrics."""

@@ -40,15 +40,14 @@ def fit(
 ) -> Trainer:
     """Fit without leaving anything behind, unless ``flags`` for the Trainer say so."""
     settings = {
+        "accelerator": "cpu",
         "logger": False,
         "enable_checkpointing": False,
         "enable_progress_bar": False,
         "enable_model_summary": False,
         "num_sanity_val_steps": 0,
     }
-    trainer = Trainer(
-        accelerator="cpu", max_epochs=epochs, callbacks=[*callbacks], **{**settings, **flags}
-    )
+    trainer = Trainer(max_epochs=epochs, callbacks=[*callbacks], **{**settings, **flags})
     trainer.fit(model, datamodule=data, ckpt_path=ckpt_path)
     return trainer
 

@@ -11,6 +11,7 @@ from torch.optim import SGD, Adam, AdamW
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from gpa_lightning import FullyConnectedNetwork, GPADataModule, GPARegressor, onednn
+from gpa_lightning.cuda_graph import StepGraph
 from gpa_lightning.direct_step import DirectStep
 
 pytestmark = pytest.mark.skipif(
@@ -43,8 +44,8 @@ def ordinary_step(network, optimizer, x, y):
     return loss.detach()
 
 
-def direct_step_of(network, optimizer, losses=None, most_rows=1000):
-    return DirectStep.of(network, optimizer, most_rows, lambda *loss: (losses or []).append(loss))
+def direct_step_of(network, optimizer, most_rows=1000, note_loss=lambda *loss: None):
+    return DirectStep.of(network, optimizer, most_rows, note_loss, StepGraph())
 
 
 def by_layer(parameters, **settings):
@@ -76,7 +77,7 @@ def test_weights_gradients_losses_and_states_are_those_of_ordinary_steps(setting
     data = [*batches(5), *batches(1, rows=7)]
 
     torch.manual_seed(2)
-    direct = DirectStep.of(network, optimizer, 100, lambda *loss: losses.append(loss))
+    direct = direct_step_of(network, optimizer, 100, lambda *loss: losses.append(loss))
     for x, y in data:
         optimizer.param_groups[0]["lr"] *= 1.1  # as a schedule does
         assert direct([x, y])

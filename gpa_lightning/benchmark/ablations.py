@@ -41,6 +41,9 @@ def _by_names(what: str, replaced: dict[str, object], full_batch: bool = False) 
 ABLATIONS = {
     "without-onednn": _by_names("oneDNN's matrix products", {"onednn.is_available": lambda: False}),
     "without-fused-adam": _by_flags("fused Adam", {"optimizer": "Adam", "optimizer.fused": False}),
+    "without-direct-steps": _by_names(
+        "direct optimiser steps", {"regressor.DirectStep.of": lambda *_: None}
+    ),
     "without-rounds": _by_flags("several steps a round", {"model.steps_per_execution": 1}),
     "without-gather": _by_names(
         "one gather a batch", {"data.datamodule.table_loader": _rows_one_by_one}

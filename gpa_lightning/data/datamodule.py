@@ -322,8 +322,10 @@ class GPADataModule(LightningDataModule):
             num_replicas=self._processes,
             rank=trainer.global_rank if trainer else 0,
         )
-        on_gpu = trainer is not None and isinstance(trainer.accelerator, CUDAAccelerator)
-        return table_loader(dataset, sampler, self.num_workers, pin_memory=on_gpu)
+        device = None
+        if trainer and isinstance(trainer.accelerator, CUDAAccelerator) and batch_size is not None:
+            device = trainer.strategy.root_device  # a full batch goes there piece by piece
+        return table_loader(dataset, sampler, self.num_workers, device)
 
     def state_dict(self) -> dict[str, Any]:
         """Return what a checkpoint needs to predict from raw scores, and what it stands on."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import islice
 from typing import Any, cast
 
@@ -109,11 +109,16 @@ class TableLoader(DataLoader[Any]):
 
     Handing row numbers to the dataset in one call, instead of one call a row, is what makes a
     DataLoader as fast as slicing tensors (PyTorch issue 106704). Small batches are gathered some
-    at a time; worker processes, and loaders for a GPU, gather them one by one.
+    at a time, and go to a GPU in one copy; worker processes gather them one by one.
+
+    Attributes:
+        device: The NVIDIA GPU to put the batches on; None leaves them in the host's memory.
     """
 
+    device: torch.device | None = None
+
     def __iter__(self) -> Iterator[list[Tensor]]:  # type: ignore[override]  # has it private
-        if self.num_workers or self.pin_memory or not isinstance(self.sampler, BatchSampler):
+        if self.num_workers or not isinstance(self.sampler, BatchSampler):
             return super().__iter__()
         return self._batches(self.sampler)
 
@@ -122,16 +127,25 @@ class TableLoader(DataLoader[Any]):
         at_once = max(1, _GATHERED_ROWS // sampler.batch_size)
         while block := list(islice(batches, at_once)):
             if len(block) == 1 or isinstance(block[0], slice):
-                yield from (list(self.dataset[rows]) for rows in block)
+                yield from (self._on_device(self.dataset[rows]) for rows in block)
                 continue
             numbers = cast("list[Tensor]", block)
-            gathered = self.dataset[torch.cat(numbers)]
+            gathered = self._on_device(self.dataset[torch.cat(numbers)])
             sizes = [len(rows) for rows in numbers]  # the last may be short, or empty
-            yield from map(list, zip(*(tensor.split(sizes) for tensor in gathered), strict=True))
+            by_tensor = (torch.split(tensor, sizes) for tensor in gathered)
+            yield from map(list, zip(*by_tensor, strict=True))
+
+    def _on_device(self, tensors: Sequence[Tensor]) -> list[Tensor]:
+        if self.device is None:
+            return list(tensors)
+        return [tensor.pin_memory().to(self.device, non_blocking=True) for tensor in tensors]
 
 
 def table_loader(
-    dataset: TableDataset, sampler: BatchSampler, num_workers: int = 0, pin_memory: bool = False
+    dataset: TableDataset,
+    sampler: BatchSampler,
+    num_workers: int = 0,
+    device: torch.device | None = None,
 ) -> TableLoader:
     """Build the loader of a table's batches.
 
@@ -140,18 +154,21 @@ def table_loader(
         sampler: Draws each batch's row numbers.
         num_workers: Processes that gather batches in the background; the table is in memory, so
             0 is the fastest.
-        pin_memory: Whether batches are put into page-locked memory, for copies to a GPU.
+        device: The NVIDIA GPU to put the batches on; with workers they are only put into
+            page-locked memory, for whoever copies them.
 
     Returns:
         A loader of ``[features, target]`` batches, shapes ``(batch, in_features)``, ``(batch, 1)``.
     """
-    return TableLoader(
+    loader = TableLoader(
         dataset,
         batch_size=None,
         sampler=sampler,
         num_workers=num_workers,
-        pin_memory=pin_memory,
+        pin_memory=num_workers > 0 and device is not None,
         persistent_workers=num_workers > 0,
         # a loader draws a seed for its workers each epoch; not from the state that dropout uses
         generator=torch.Generator(),
     )
+    loader.device = device
+    return loader

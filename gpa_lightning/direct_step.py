@@ -26,6 +26,8 @@ from gpa_lightning import gradients, onednn
 from gpa_lightning.cuda_graph import StepGraph
 from gpa_lightning.network import FullyConnectedNetwork
 
+_MEAN = 1  # the number of this reduction among PyTorch's operators
+
 NoteLoss = Callable[[Tensor, int], None]
 
 
@@ -109,17 +111,17 @@ class DirectStep:
             Whether it did; it does nothing with more rows, or tensors of another kind.
         """
         x, y = batch
+        rows = x.shape[0] if x.dim() == 2 else 0
         if not (
-            x.dim() == 2
+            0 < rows <= self._most_rows
+            and y.shape == (rows, 1)
             and x.dtype == y.dtype == torch.float32
             and x.device == y.device == self._device
-            and y.shape == (len(x), 1)
-            and 0 < len(x) <= self._most_rows
         ):
             return False
         with torch.no_grad():
             mse = self._graph.replay(self, x, y) if x.is_cuda else None
-            self._note_loss(self.take(x, y) if mse is None else mse, len(x))
+            self._note_loss(self.take(x, y) if mse is None else mse, rows)
         return True
 
     def take(self, x: Tensor, y: Tensor) -> Tensor:
@@ -138,7 +140,7 @@ class DirectStep:
             x, self._weights, self._biases, self.dropout, self._product
         )
         mse = mse_loss(prediction, y)
-        grad = torch.ops.aten.mse_loss_backward(self._one, prediction, y, 1)
+        grad = torch.ops.aten.mse_loss_backward(self._one, prediction, y, _MEAN)
         _, all_gradients = gradients.backward(
             grad, inputs, self._weights, self.dropout, self._wanted, False, self._product
         )
@@ -155,11 +157,11 @@ class AdamGroup:
     def __init__(self, group: Mapping[str, Any], state: Mapping[Tensor, Any]) -> None:
         self.group = group
         self.parameters: list[Tensor] = group["params"]
+        self.rate: Tensor | None = None  # if not the group's own
         states = [state[parameter] for parameter in self.parameters]
         self.steps, self.means, self.squares = (
             [each[name] for each in states] for name in ("step", "exp_avg", "exp_avg_sq")
         )
-        self.rate: Tensor | None = None  # if not the group's own
 
     def step(self) -> None:
         """Do what `torch.optim.Adam.step` does with it."""

@@ -1,6 +1,6 @@
 """Several optimiser steps per `training_step`, with Lightning none the wiser.
 
-Lightning spends about 0.7 ms around every batch; a step of the lecture's network takes about 2 ms
+Lightning spends about 0.7 ms around every batch; a step of the lecture's network takes about 1.5 ms
 (docs/leaderboard.md). Keras answers the same cost with ``steps_per_execution``. Here
 `GPARegressor.optimizer_step` goes on, after Lightning's own step, with further batches from the
 loader that Lightning is iterating over, and keeps Lightning's counters, so that ``global_step``,

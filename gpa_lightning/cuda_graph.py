@@ -10,6 +10,7 @@ See https://docs.pytorch.org/docs/stable/notes/cuda.html#cuda-graphs.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -30,7 +31,11 @@ class StepGraph:
 
     def __init__(self) -> None:
         self._graph: torch.cuda.CUDAGraph | None = None
+        self._addresses: object = None
         self._stands_on: object = None
+        self._rows = 0
+        self._replayed = self._gave_up = False
+        self._step: DirectStep | None = None
 
     def __reduce__(self) -> tuple[type[StepGraph], tuple[()]]:
         return StepGraph, ()
@@ -46,25 +51,34 @@ class StepGraph:
         Returns:
             The MSE of the batch, or None if there is no recording of such a step.
         """
-        stands_on = _what_it_stands_on(step)
-        if stands_on != self._stands_on or len(x) > len(self._x):
-            self._stands_on = stands_on
+        if self._gave_up:
+            return None
+        # addresses do not change while one `DirectStep` is used, which saves looking at them
+        addresses = self._addresses if step is self._step else _addresses(step)
+        stands_on = addresses, [_settings(group.group) for group in step.adam]
+        if stands_on != self._stands_on or x.shape[0] > self._rows:
+            if stands_on != self._stands_on and self._graph is not None and not self._replayed:
+                self._gave_up = True  # what changes at every step (Adam's betas) is in no recording
+                return None
+            self._step, self._addresses, self._stands_on = step, addresses, stands_on
             self._record(step, x, y)
             return self._mse.clone()
-        if self._graph is None or len(x) != len(self._x):
+        self._step = step
+        if self._graph is None or x.shape[0] != self._rows:
             return None
         self._x.copy_(x)
         self._y.copy_(y)
         for rate, group in zip(self._rates, step.adam, strict=True):
             rate.fill_(group.group["lr"])
         self._graph.replay()
+        self._replayed = True
         for parameter, gradient in zip(step.parameters, self._gradients, strict=True):
             parameter.grad = gradient
         return self._mse.clone()
 
     def _record(self, step: DirectStep, x: Tensor, y: Tensor) -> None:
         """Take a step, and keep its recording if a replay comes to the same."""
-        self._graph = None
+        self._graph, self._replayed, self._rows = None, False, x.shape[0]
         self._x, self._y = x.clone(), y.clone()
         self._rates = [torch.tensor(group.group["lr"], device=x.device) for group in step.adam]
         random_state = torch.cuda.get_rng_state(x.device)
@@ -92,7 +106,7 @@ class StepGraph:
             for group in step.adam:
                 group.rate = None
         self._graph, self._mse = graph, mse
-        self._step = step  # its constants are among what the recording reads
+        self._recorded = step  # its constants are among what the recording reads
         self._gradients = [parameter.grad for parameter in step.parameters]
 
 
@@ -107,10 +121,11 @@ def _restore(step: DirectStep, tensors: list[Tensor]) -> None:
         tensor.copy_(before)
 
 
-def _what_it_stands_on(step: DirectStep) -> Any:
-    return (
-        [(tensor.data_ptr(), tensor.shape) for tensor in _state(step)],
-        [{**group.group, "params": None, "lr": None} for group in step.adam],
-        step.dropout,
-        torch.get_float32_matmul_precision(),
-    )
+def _addresses(step: DirectStep) -> Any:
+    where = [(tensor.data_ptr(), tensor.shape) for tensor in _state(step)]
+    return where, step.dropout, torch.get_float32_matmul_precision()
+
+
+def _settings(group: Mapping[str, Any]) -> tuple[Any, ...]:
+    names = ("betas", "eps", "weight_decay", "maximize", "decoupled_weight_decay")
+    return tuple(group[name] for name in names)

@@ -25,11 +25,17 @@ class Losses(Callback):
 
 
 class WithSchedule(GPARegressor):
+    cycle_momentum = False
+
     def configure_optimizers(self):
         optimizer = Adam(self.parameters(), lr=1e-3, fused=True)
         steps = int(self.trainer.estimated_stepping_batches)
-        schedule = OneCycleLR(optimizer, max_lr=5e-3, total_steps=steps, cycle_momentum=False)
+        schedule = OneCycleLR(optimizer, 5e-3, steps, cycle_momentum=self.cycle_momentum)
         return [optimizer], [{"scheduler": schedule, "interval": "step"}]
+
+
+class WithMomentumToo(WithSchedule):
+    cycle_momentum = True
 
 
 def trained(table, steps, model_class=GPARegressor, **model):
@@ -69,6 +75,14 @@ def test_replayed_steps_train_as_ordinary_ones_do(table, replays, model_class, m
     assert replays == {"replayed": 72, "not": 6}  # each epoch's first step is Lightning's
     assert not [str(each.message) for each in recwarn if "CUDA graph" in str(each.message)]
     torch.testing.assert_close(torch.tensor(replayed), torch.tensor(ordinary), rtol=1e-3, atol=1e-4)
+
+
+@needs_gpu
+def test_what_changes_at_every_step_is_recorded_no_more_than_once(table, replays):
+    ordinary, _ = trained(table, 1, WithMomentumToo)
+    curve, _ = trained(table, 64, WithMomentumToo)
+    assert replays == {"replayed": 1, "not": 77}
+    torch.testing.assert_close(torch.tensor(curve), torch.tensor(ordinary), rtol=1e-3, atol=1e-4)
 
 
 @needs_gpu

@@ -1,11 +1,11 @@
 """Several optimiser steps per `training_step`, with Lightning none the wiser.
 
-Lightning spends about 0.7 ms around every batch; a step of the lecture's network takes about 1.5 ms
-(docs/leaderboard.md). Keras answers the same cost with ``steps_per_execution``. Here
-`GPARegressor.optimizer_step` goes on, after Lightning's own step, with further batches from the
-loader that Lightning is iterating over, and keeps Lightning's counters, so that ``global_step``,
-learning-rate schedules, validation and limits come out as if Lightning had gone round its loop for
-each.
+Lightning spends nearly a millisecond around every batch (docs/leaderboard.md: rounds of one step,
+against rounds of many that are not direct), and a step of the lecture's network takes about 1.5 ms.
+Keras answers the same cost with ``steps_per_execution``. Here `GPARegressor.optimizer_step` goes
+on, after Lightning's own step, with further batches from the loader that Lightning is iterating
+over, and keeps Lightning's counters, so that ``global_step``, learning-rate schedules, validation
+and limits come out as if Lightning had gone round its loop for each.
 
 Everything that reaches into Lightning's loops stands in this file.
 """

@@ -42,7 +42,7 @@ def forward(
     weights: Sequence[Tensor],
     biases: Sequence[Tensor],
     dropout: float,
-    product: Product = product,
+    product: Product,
 ) -> list[Tensor]:
     """Compute every layer's output, ReLU (and dropout) between the layers.
 
@@ -75,7 +75,7 @@ def backward(
     dropout: float,
     wanted: Sequence[bool],
     x_wanted: bool,
-    product: Product = product,
+    product: Product,
 ) -> tuple[Tensor | None, list[Tensor | None]]:
     """Compute the gradients of a loss with respect to what `forward` was given.
 

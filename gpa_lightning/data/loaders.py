@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader, DistributedSampler, TensorDataset
 
 from gpa_lightning.data.split import shuffled_rows
 
-_GATHERED_ROWS = 4096
+_GATHERED_ROWS = 4096  # at once: about 160 KB
 
 
 class TableDataset(TensorDataset):

@@ -3,9 +3,11 @@ PYTHON ?= python3
 ARGS ?=
 BIN := .venv/bin
 INSTALLED := .venv/.installed
+# a worker a core, of one thread each; tests of one group share what is costly to make
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 8 --dist loadgroup
 
 .DEFAULT_GOAL := help
-.PHONY: help train study results test test-long lint format tensorboard clean
+.PHONY: help train study results test test-all test-long lint format tensorboard clean
 
 help: ## list what there is
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
@@ -21,8 +23,12 @@ $(INSTALLED): requirements.txt
 train: $(INSTALLED) ## train the network, test it, and print a summary
 	$(BIN)/python scripts/train.py $(ARGS)
 
-test: $(INSTALLED) ## run the tests (GPA_CSV=path/to/GPA.csv includes those on the real table)
-	$(BIN)/python -m pytest $(ARGS)
+test: $(INSTALLED) ## run the quick tests (GPA_CSV=path/to/GPA.csv includes those on the real table)
+	$(PYTEST) -m "not slow and not long" $(ARGS)
+
+test-all: $(INSTALLED) ## run the quick and the slow tests, and a twentieth of the long ones
+	$(PYTEST) -m "not long" $(ARGS)
+	LONG_SHARE=0.05 $(PYTEST) -m long -rP $(ARGS)
 
 test-long: $(INSTALLED) ## run the long fault tests, up to an hour (LONG_SHARE=0.05: that share of them)
 	$(BIN)/python -m pytest -s -m long $(ARGS)

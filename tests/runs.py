@@ -3,6 +3,8 @@
 import os
 import subprocess
 import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +13,8 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from gpa_lightning import GPADataModule, GPARegressor
 
 PROJECT = Path(__file__).parents[1]
+HANGS = 3600
+"""Seconds after which a process is taken to hang; nothing that ends by itself takes as long."""
 
 
 def long(amount: int) -> int:
@@ -18,16 +22,27 @@ def long(amount: int) -> int:
     return max(1, round(amount * float(os.environ.get("LONG_SHARE", "1"))))
 
 
-def run(*args: str | Path, timeout: float = 600, **kwargs: object) -> subprocess.CompletedProcess:
+def run(*args: str | Path, **kwargs: object) -> subprocess.CompletedProcess:
     """Run a Python program of the project as a user does, in a process of its own."""
     return subprocess.run(
         [sys.executable, *map(str, args)],
         capture_output=True,
         text=True,
-        timeout=timeout,
+        timeout=HANGS,
         check=False,
         **kwargs,
     )
+
+
+def until(holds: Callable[[], object], *processes: subprocess.Popen) -> None:
+    """Wait until something holds, for as long as all of the given processes run."""
+    deadline = time.monotonic() + HANGS
+    while not holds():
+        for process in processes:
+            if process.poll() is not None:
+                raise AssertionError(f"ended early: {process.communicate()[1]}")
+        assert time.monotonic() < deadline, "it hangs"
+        time.sleep(0.02)
 
 
 def fit(

@@ -1,11 +1,13 @@
 import subprocess
 import sys
 
+import pytest
 import torch
 
 from gpa_lightning.denormals import flush_denormals
 
 COUNT = """
+import pytest
 import torch
 from gpa_lightning.denormals import flush_denormals
 torch.set_num_threads(4)
@@ -29,6 +31,7 @@ def denormals_left(enabled: bool) -> int:
     return int(output.stdout)
 
 
+@pytest.mark.slow
 def test_every_thread_flushes_and_none_afterwards():
     if not flush_denormals(False):  # unsupported: nothing to see
         return

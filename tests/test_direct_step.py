@@ -66,7 +66,6 @@ def by_layer(parameters, **settings):
         {"maximize": True},
         {"make": by_layer},
     ],
-    ids=str,
 )
 def test_weights_gradients_losses_and_states_are_those_of_ordinary_steps(settings):
     network, optimizer = begun(**settings)

@@ -4,13 +4,12 @@ import os
 import shutil
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 import torch
-from runs import PROJECT, long, run
+from runs import HANGS, PROJECT, long, run, until
 
 from gpa_lightning.cli import train
 
@@ -47,14 +46,12 @@ def started(table: Path) -> subprocess.Popen:
     process = subprocess.Popen(
         [sys.executable, *command], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
     )
-    while not LAST.exists():
-        assert process.poll() is None, process.stderr.read()
-        time.sleep(0.02)
+    until(LAST.exists, process)
     return process
 
 
 def one_line(process: subprocess.Popen) -> str:
-    _, errors = process.communicate(timeout=300)
+    _, errors = process.communicate(timeout=HANGS)
     assert process.returncode == 2, errors
     assert errors.startswith("error: ")
     assert errors.count("\n") == 1, errors
@@ -69,6 +66,7 @@ def goes_on(table: Path) -> None:
     assert torch.load(LAST, weights_only=True)["epoch"] == epoch + 1
 
 
+@pytest.mark.slow
 def test_a_disk_that_fills_up(disk, table):
     folder = disk("2m")
     process = started(table)
@@ -84,6 +82,7 @@ def test_a_disk_that_fills_up(disk, table):
     goes_on(table)
 
 
+@pytest.mark.slow
 def test_a_disk_that_turns_read_only(disk, table):
     folder = disk("4m")
     process = started(table)
@@ -97,6 +96,7 @@ def test_a_disk_that_turns_read_only(disk, table):
     goes_on(table)
 
 
+@pytest.mark.slow
 def test_a_folder_that_vanishes(table, workplace):
     process = started(table)
     while torch.load(LAST, weights_only=True)["epoch"] < 3:
@@ -106,6 +106,7 @@ def test_a_folder_that_vanishes(table, workplace):
     torch.load("elsewhere/checkpoints/last.ckpt", weights_only=True)
 
 
+@pytest.mark.slow
 def test_a_limit_on_the_size_of_files(table, workplace):
     resource = pytest.importorskip("resource")
     flags = ("--data.path", table, *FLAGS, "--max_epochs", "3")

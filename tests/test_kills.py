@@ -36,6 +36,8 @@ CASES = {
 }
 RUN = Path("lightning_logs/version_0")
 
+pytestmark = pytest.mark.xdist_group("kills")  # they share the runs that nobody kills
+
 
 @dataclass(frozen=True)
 class Outcome:
@@ -134,7 +136,12 @@ def number(moments: list[str], text: str, nth: int) -> int:
 # The rename comes when the new checkpoint is complete and the old one is still in its place. The
 # removal of the one before comes when all is saved; then `train_loss` is logged, then the epoch.
 @pytest.mark.parametrize(
-    ("text", "nth", "later"), [("os.rename", -4, 0), ("loss_curves.png", 0, 0), ("os.remove", 3, 2)]
+    ("text", "nth", "later"),
+    [
+        ("os.rename", -4, 0),
+        pytest.param("loss_curves.png", 0, 0, marks=pytest.mark.slow),
+        pytest.param("os.remove", 3, 2, marks=pytest.mark.slow),
+    ],
 )
 def test_a_killed_run_goes_on_as_if_nothing_had_happened(text, nth, later, uninterrupted, tmp_path):
     command, expected, moments = uninterrupted(MINI_BATCH)
@@ -226,6 +233,7 @@ def test_a_run_killed_at_any_time_goes_on(uninterrupted, tmp_path):
         assert_resumed(command, folder, expected)
 
 
+@pytest.mark.slow
 def test_workers_and_steps_per_execution_change_nothing(uninterrupted, tmp_path):
     command, expected, _ = uninterrupted(MINI_BATCH)
     flags = ("--data.num_workers", "2", "--model.steps_per_execution", "1")
@@ -237,6 +245,7 @@ def test_workers_and_steps_per_execution_change_nothing(uninterrupted, tmp_path)
     assert (outcome.curves, outcome.summary) == (expected.curves, expected.summary)
 
 
+@pytest.mark.slow
 def test_the_same_command_gives_the_same_run(uninterrupted, tmp_path):
     command, expected, _ = uninterrupted(MINI_BATCH)
     outcome = Outcome.of(tmp_path, run(*command, cwd=tmp_path).stdout)

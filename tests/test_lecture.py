@@ -51,12 +51,28 @@ def assert_lectures_table(printed: dict[int, float], logged: list[float], lectur
         assert printed[epoch] == pytest.approx(expected, abs=0.03 if epoch >= 50 else 0.2)
 
 
+def test_the_recipes_begin_as_the_lectures_runs(workplace):
+    """On the twin, since it is always there, and no longer than it takes to see."""
+    twin = ("--data.source", "synthetic", "--early_stopping", "null", "--progress_bar=null")
+    for recipe, epochs in (("lecture-full-batch", 2), ("lecture-mini-batch", 1)):
+        assert train(["--config", recipe, *twin, "--max_epochs", str(epochs)]) == 0
+    full, mini = (
+        [event.value for event in EventAccumulator(str(run)).Reload().Scalars("train_loss")]
+        for run in sorted(Path("lightning_logs").iterdir())
+    )
+    assert full[0] == pytest.approx(8.3346, abs=1)
+    assert full[1] < full[0]
+    assert mini[0] == pytest.approx(0.7102, abs=0.03)
+
+
+@pytest.mark.slow
 def test_full_batch(real_table, tmp_path):
     printed, logged, test_loss = trained("lecture-full-batch", real_table, tmp_path)
     assert_lectures_table(printed, logged, FULL_BATCH)
     assert test_loss == pytest.approx(0.5778, abs=0.02)
 
 
+@pytest.mark.slow
 def test_mini_batch_overfits(real_table, tmp_path):
     printed, logged, test_loss = trained("lecture-mini-batch", real_table, tmp_path)
     assert_lectures_table(printed, logged, MINI_BATCH)
@@ -64,6 +80,7 @@ def test_mini_batch_overfits(real_table, tmp_path):
     assert 0.66 < test_loss < 0.76
 
 
+@pytest.mark.slow
 def test_recommended_beats_gradient_boosting(real_table, workplace, capsys):
     ours, boosting = [], []
     for seed in range(5):

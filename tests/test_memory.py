@@ -51,7 +51,7 @@ def check(table: Path, workplace: Path, monkeypatch: pytest.MonkeyPatch, fits: i
     monkeypatch.setenv("PYTHONPATH", f"{workplace}:{PROJECT}")
     flags = ("--data.path", table, "--accelerator", "cpu", "--model.hidden_sizes", "[16,8]")
     flags += ("--early_stopping", "null", "--progress_bar", "null", "--data.batch_size", "100")
-    result = run("-c", PROGRAM, fits, epochs, *flags, timeout=3600)
+    result = run("-c", PROGRAM, fits, epochs, *flags)
     assert result.returncode == 0, result.stderr
     each = json.loads(result.stdout.splitlines()[-1].removeprefix("after each fit: "))
     memory, files, threads = zip(*each, strict=True)
@@ -68,6 +68,7 @@ def check(table: Path, workplace: Path, monkeypatch: pytest.MonkeyPatch, fits: i
     print(f"{epochs} epochs: {memory[0]:,} B after 100, {max(memory):,} B at most")
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="counts file descriptors")
 def test_nothing_piles_up(table, workplace, monkeypatch):
     check(table, workplace, monkeypatch, fits=4, epochs=300)

@@ -5,7 +5,6 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +12,7 @@ import pandas as pd
 import psutil
 import pytest
 import torch
-from runs import PROJECT, run
+from runs import HANGS, PROJECT, run, until
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from gpa_lightning.cli import train
@@ -79,6 +78,7 @@ def test_two_processes_train_like_one(uneven, workplace):
     assert losses(0, "train_loss")[-1][0] == 5 * epochs - 1
 
 
+@pytest.mark.slow
 def test_a_resumed_run_with_dropout_is_bit_identical(uneven, workplace):
     flags = ["--data.path", str(uneven), *SMALL, "--data.batch_size", "50", "--max_epochs", "3"]
     flags += ["--model.dropout", "0.3"]
@@ -97,6 +97,7 @@ def test_a_resumed_run_with_dropout_is_bit_identical(uneven, workplace):
         assert torch.equal(ours["torch"], theirs["torch"])
 
 
+@pytest.mark.slow
 def test_one_process_of_a_machine_reads_the_table(uneven, workplace):
     """As the warning tells that reading it gives rise to; its rows are those of one process."""
     table = pd.read_csv(uneven).assign(constant=1)[["a", "b", "c", "constant", "y"]]
@@ -160,13 +161,14 @@ def on_two_machines(flags: list[str], other_flags: list[str]) -> list[tuple[int,
         for rank, each in enumerate([flags, other_flags])
     ]
     try:
-        errors = [process.communicate(timeout=300)[1] for process in processes]
+        errors = [process.communicate(timeout=HANGS)[1] for process in processes]
     finally:
         for process in processes:
             process.kill()
     return [(process.returncode, error) for process, error in zip(processes, errors, strict=True)]
 
 
+@pytest.mark.slow
 def test_two_machines_take_one_full_batch_in_pieces(tmp_path, workplace):
     """Of 7,903 rows, and validate on 4,097: one process has a batch more of them than the other."""
     table = made_table(tmp_path / "large.csv", 15_000)
@@ -178,18 +180,18 @@ def test_two_machines_take_one_full_batch_in_pieces(tmp_path, workplace):
     assert losses(0, "train_loss")[-1][0] == 3
 
 
-@pytest.mark.parametrize("rank", [1, pytest.param(0, marks=pytest.mark.long)])
+@pytest.mark.parametrize(
+    "rank", [pytest.param(1, marks=pytest.mark.slow), pytest.param(0, marks=pytest.mark.long)]
+)
 def test_a_killed_process_ends_the_training_which_can_go_on(rank, uneven, workplace):
     flags = ["--data.path", str(uneven), *SMALL, "--early_stopping", "null"]
     two = [*flags, *TWO, "--data.batch_size", "50", "--max_epochs", "100000"]
     process = started(two, "-c", IMPATIENT)
     last = Path("lightning_logs/version_0/checkpoints/last.ckpt")
-    deadline = time.monotonic() + 300
-    while not last.exists() and time.monotonic() < deadline:
-        time.sleep(0.05)
+    until(last.exists, process)
     (child,) = psutil.Process(process.pid).children()
     (child if rank else process).kill()
-    _, errors = process.communicate(timeout=60)  # until the last process has closed it
+    _, errors = process.communicate(timeout=HANGS)  # until the last process has closed it
     assert process.returncode == (1 if rank else -signal.SIGKILL)
     assert not child.is_running() or child.status() == psutil.STATUS_ZOMBIE
     assert f"process {1 - rank} has lost another process of the training" in errors
@@ -208,12 +210,10 @@ def test_sigterm_ends_all_processes(uneven, workplace):
     for attempt in range(4):  # where it arrives within a step is a matter of luck
         process = started([*flags, "--data.batch_size", "50", "--max_epochs", "100000"])
         last = Path(f"lightning_logs/version_{attempt}/checkpoints/last.ckpt")
-        deadline = time.monotonic() + 300
-        while not last.exists() and time.monotonic() < deadline:
-            time.sleep(0.05)
+        until(last.exists, process)
         process.terminate()
         try:
-            _, errors = process.communicate(timeout=60)
+            _, errors = process.communicate(timeout=HANGS)
         finally:
             process.kill()
         assert process.returncode == 128 + signal.SIGTERM

@@ -142,7 +142,7 @@ def fuzzer(folder: Path, examples: int) -> Callable[[], None]:
 
 
 def test_damaged_files_are_read_or_explained(tmp_path: Path) -> None:
-    fuzzer(tmp_path, 400)()
+    fuzzer(tmp_path, 200)()
 
 
 @pytest.mark.long

@@ -537,7 +537,6 @@ def test_damaged_gzip_is_explained(read: Callable[[Path], object], tmp_path: Pat
 
 
 HEADER = f"{COURSE}\n".encode()
-HEADER = f"{COURSE}\n".encode()
 BOMBS = {
     "NUL": (b"", b"\0", 10, "is not CSV, it holds NUL bytes"),
     "zeros": (b"", b"0", 10, "line 1: is not CSV: field larger than field limit"),
@@ -755,7 +754,7 @@ def test_any_written_table_is_read_exactly(
 almost_csv = st.text(st.sampled_from("0123456789.,;+-eE \t\n\r\"'ab\0é\ufeff")) | st.text()
 
 
-@settings(deadline=None, max_examples=300)
+@settings(deadline=None, max_examples=150)
 @given(st.binary() | almost_csv.map(lambda text: text.encode(errors="surrogatepass")))
 def test_any_bytes_are_read_or_explained(scratch: Path, content: bytes) -> None:
     content = b"a,b\n" + content

@@ -1,6 +1,7 @@
 """Tables that are streamed: results as in memory, in little memory, from a shared cache."""
 
 import hashlib
+import logging
 import pickle
 import re
 import shutil
@@ -9,6 +10,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from threading import Thread
 
 import numpy as np
 import pandas as pd
@@ -16,6 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet
 import pytest
 import torch
+from filelock import FileLock
 from runs import PROJECT, fit, long, run, weights
 from sklearn.preprocessing import StandardScaler
 
@@ -79,9 +82,8 @@ def assert_same_sets(a: GPADataModule, b: GPADataModule) -> None:
                 assert torch.equal(left, right)
 
 
-@pytest.mark.parametrize("kind", ["csv", "packed", "parquet", "folder"])
-def test_training_is_that_of_a_table_in_memory_bit_for_bit(kind, tables, capsys):
-    flags = ["--data.path", str(tables[kind]), *SMALL]
+def test_training_is_that_of_a_table_in_memory_bit_for_bit(tables, capsys):
+    flags = ["--data.path", str(tables["folder"]), *SMALL]
     assert train([*flags, "--data.in_memory", "true"]) == 0
     in_memory = capsys.readouterr().out
     assert train([*flags, *STREAMED]) == 0
@@ -93,8 +95,15 @@ def test_training_is_that_of_a_table_in_memory_bit_for_bit(kind, tables, capsys)
     assert len(results[0]) > 5
 
 
-@pytest.mark.parametrize("settings", [{}, {"val_size": 0, "seed": 3}, {"batch_size": "full"}])
-@pytest.mark.parametrize("kind", ["csv", "folder"])
+@pytest.mark.parametrize(
+    ("kind", "settings"),
+    [
+        ("csv", {}),
+        ("packed", {"val_size": 0, "seed": 3}),
+        ("parquet", {"batch_size": "full"}),
+        ("folder", {}),
+    ],
+)
 def test_sets_batches_and_scaler_are_those_of_a_table_in_memory(kind, settings, tables):
     whole, mapped = set_up(tables[kind], **settings), streamed(tables[kind], **settings)
     assert_same_sets(whole, mapped)
@@ -148,6 +157,31 @@ def test_a_damaged_cache_is_named(tables):
         streamed(tables["csv"])
 
 
+def test_what_a_killed_process_left_behind_is_removed(tables):
+    Path("tables/0.partial").mkdir(parents=True)
+    streamed(tables["csv"])
+    assert len(entries()) == 1
+
+
+def test_another_process_that_writes_the_cache_is_waited_for(tables, monkeypatch):
+    Path("tables").mkdir()
+    other = FileLock("tables/.lock", thread_local=False)
+    thread = Thread(target=other.acquire)
+    thread.start()
+    thread.join()
+    said = []
+
+    def hear(record: logging.LogRecord) -> bool:
+        said.append(record.getMessage())
+        if "waiting" in said[-1]:
+            other.release()
+        return True
+
+    monkeypatch.setattr(streaming.log, "filters", [hear])
+    assert_same_sets(streamed(tables["csv"]), set_up(tables["csv"]))
+    assert said[0] == "tables: waiting for another process that writes there"
+
+
 SET_UP = """
 import sys
 from gpa_lightning import GPADataModule
@@ -169,10 +203,11 @@ def start(path: Path) -> subprocess.Popen[str]:
     )
 
 
+@pytest.mark.slow
 def test_processes_at_once_write_the_cache_once(workplace):
     path = Path("twin.parquet")
     synthetic_twin(300_000).to_parquet(path, index=False)
-    outcomes = [process.communicate(timeout=300) for process in (start(path), start(path))]
+    outcomes = [process.communicate(timeout=3600) for process in (start(path), start(path))]
     assert outcomes[0][0] == outcomes[1][0] != ""
     errors = outcomes[0][1] + outcomes[1][1]
     assert errors.count("are not taken into memory but streamed") == 1
@@ -180,6 +215,7 @@ def test_processes_at_once_write_the_cache_once(workplace):
     assert len(entries()) == 1
 
 
+@pytest.mark.slow
 def test_a_killed_process_leaves_nothing_that_lasts(workplace):
     path = Path("twin.parquet")
     synthetic_twin(300_000).to_parquet(path, index=False)
@@ -342,6 +378,7 @@ def test_full_batches_are_trained_on_from_disk(tables):
         np.testing.assert_array_equal(before, after)
 
 
+@pytest.mark.slow
 def test_processes_of_a_node_share_the_cache(tables):
     flags = ["--data.path", tables["folder"], *SMALL, *STREAMED, "--trainer.logger", "false"]
     ddp = ["--devices", "2", "--strategy", "ddp", "--checkpoint", "null"]
@@ -385,6 +422,7 @@ sys.exit(train(sys.argv[1:]))
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="needs limits as in POSIX")
 def test_a_disk_that_fills_up_meanwhile_is_explained(tables):
     flags = ["--data.path", tables["csv"], *SMALL, *STREAMED]
@@ -422,6 +460,7 @@ print(rows, 1024 * (kilobytes("VmHWM") - before))
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="reads the process's memory in /proc")
 def test_memory_stays_below_the_size_of_the_table(workplace):
     rows = 2_000_000

@@ -8,7 +8,7 @@ from itertools import pairwise
 
 from torch import Tensor, nn
 
-from gpa_lightning import onednn
+from gpa_lightning.speed import onednn
 
 
 class FullyConnectedNetwork(nn.Module):

@@ -14,15 +14,14 @@ from torch.nn.functional import mse_loss
 from torch.optim import Adam, Optimizer
 from torchmetrics import MeanAbsoluteError, MeanSquaredError, MetricCollection, R2Score
 
-from gpa_lightning import random_states
-from gpa_lightning.arithmetic import Arithmetic
-from gpa_lightning.checkpoint import CheckpointError, stamp
-from gpa_lightning.cuda_graph import StepGraph
-from gpa_lightning.direct_step import DirectStep
-from gpa_lightning.execution import Execution
 from gpa_lightning.losses import DivergenceError, Norm, mse_in_pieces, weight_norm
 from gpa_lightning.network import FullyConnectedNetwork
-from gpa_lightning.resuming import ExactResume
+from gpa_lightning.resuming import ExactResume, random_states
+from gpa_lightning.resuming.checkpoint import CheckpointError, stamp
+from gpa_lightning.speed.arithmetic import Arithmetic
+from gpa_lightning.speed.cuda_graph import StepGraph
+from gpa_lightning.speed.direct_step import DirectStep
+from gpa_lightning.speed.execution import Execution
 
 PIECE_ROWS = 1024
 """Rows of a full batch that are in the works at a time: about 7 MB of activations."""

@@ -5,7 +5,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # works without installing
 
-from gpa_lightning.studies.cli import main
+from gpa_lightning.commands.study import main
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -13,10 +13,10 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from gpa_lightning import cli, predict
+from gpa_lightning.commands import predict, train
 from gpa_lightning.data import sources  # noqa: F401 - what takes long to import
 
-PROGRAMS = {"train": cli.train, "predict": predict.main}
+PROGRAMS = {"train": train.train, "predict": predict.main}
 
 if __name__ == "__main__":
     for line in sys.stdin:

@@ -6,8 +6,8 @@ from lightning.pytorch import Callback
 from runs import fit
 
 from gpa_lightning import GPADataModule, GPARegressor
-from gpa_lightning.denormals import flush_denormals
 from gpa_lightning.losses import DivergenceError
+from gpa_lightning.speed.denormals import flush_denormals
 
 
 def arithmetic() -> tuple[str, bool]:

@@ -167,9 +167,9 @@ def test_an_epoch_is_the_median_after_the_first_two():
 
 
 def test_nothing_else_imports_the_benchmark():
-    code = "import sys, gpa_lightning.cli; print(*sys.modules)"
+    code = "import sys, gpa_lightning.commands.train; print(*sys.modules)"
     modules = run("-c", code, cwd=PROJECT).stdout.split()
-    assert "gpa_lightning.cli" in modules
+    assert "gpa_lightning.commands.cli" in modules
     assert not [name for name in modules if name.startswith("gpa_lightning.benchmark")]
 
 

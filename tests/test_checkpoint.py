@@ -12,7 +12,7 @@ import torch
 from lightning.pytorch import Trainer
 from lightning.pytorch.demos.boring_classes import BoringModel
 
-from gpa_lightning.checkpoint import (
+from gpa_lightning.resuming.checkpoint import (
     CHECKPOINT_FORMAT,
     DATA_KEY,
     PROJECT_KEY,

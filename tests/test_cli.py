@@ -13,7 +13,8 @@ from tensorboard.plugins.custom_scalar import layout_pb2
 from tensorboard.plugins.hparams import plugin_data_pb2
 
 from gpa_lightning import GPADataModule, GPARegressor
-from gpa_lightning.cli import main, train
+from gpa_lightning.commands.cli import main
+from gpa_lightning.commands.train import train
 from gpa_lightning.data.table import DataError
 
 SMALL = ["--model.hidden_sizes", "[16,8]", "--accelerator", "cpu", "--max_epochs", "3"]

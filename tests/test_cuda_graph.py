@@ -9,7 +9,7 @@ from torch.optim import Adam
 from torch.optim.lr_scheduler import OneCycleLR
 
 from gpa_lightning import GPADataModule, GPARegressor
-from gpa_lightning.cuda_graph import StepGraph
+from gpa_lightning.speed.cuda_graph import StepGraph
 
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no NVIDIA GPU")
 

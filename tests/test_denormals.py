@@ -4,12 +4,12 @@ import sys
 import pytest
 import torch
 
-from gpa_lightning.denormals import flush_denormals
+from gpa_lightning.speed.denormals import flush_denormals
 
 COUNT = """
 import pytest
 import torch
-from gpa_lightning.denormals import flush_denormals
+from gpa_lightning.speed.denormals import flush_denormals
 torch.set_num_threads(4)
 tiny = torch.full((1 << 20,), 1e-40)  # the pool of worker threads exists from here on
 

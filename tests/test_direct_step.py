@@ -10,9 +10,10 @@ from torch.nn.modules.module import register_module_forward_hook
 from torch.optim import SGD, Adam, AdamW
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
-from gpa_lightning import FullyConnectedNetwork, GPADataModule, GPARegressor, onednn
-from gpa_lightning.cuda_graph import StepGraph
-from gpa_lightning.direct_step import DirectStep
+from gpa_lightning import FullyConnectedNetwork, GPADataModule, GPARegressor
+from gpa_lightning.speed import onednn
+from gpa_lightning.speed.cuda_graph import StepGraph
+from gpa_lightning.speed.direct_step import DirectStep
 
 pytestmark = pytest.mark.skipif(
     not onednn.is_available(), reason="this build of PyTorch has no oneDNN"

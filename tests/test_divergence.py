@@ -12,7 +12,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from runs import fit
 
 from gpa_lightning import GPADataModule, GPARegressor
-from gpa_lightning.cli import train
+from gpa_lightning.commands.train import train
 from gpa_lightning.losses import DivergenceError
 
 SMALL = ["--model.hidden_sizes", "[16,8]", "--accelerator", "cpu", "--data.batch_size", "25"]

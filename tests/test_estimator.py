@@ -23,7 +23,8 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler, scale
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
-from gpa_lightning import GPADataModule, GPARegressor, LightningMLPRegressor, random_states
+from gpa_lightning import GPADataModule, GPARegressor, LightningMLPRegressor
+from gpa_lightning.resuming import random_states
 
 SMALL = {"hidden_layer_sizes": (8,), "max_iter": 3, "random_state": 0}
 

@@ -11,7 +11,7 @@ import pytest
 import torch
 from runs import HANGS, PROJECT, long, run, until
 
-from gpa_lightning.cli import train
+from gpa_lightning.commands.train import train
 
 TRAIN = PROJECT / "scripts/train.py"
 FLAGS = ("--accelerator", "cpu", "--model.hidden_sizes", "[64,32]", "--early_stopping", "null")

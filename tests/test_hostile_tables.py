@@ -25,8 +25,9 @@ from data.test_sources import (
 )
 from runs import PROJECT, fit, long
 
-from gpa_lightning import GPADataModule, GPARegressor, predict
-from gpa_lightning.cli import train
+from gpa_lightning import GPADataModule, GPARegressor
+from gpa_lightning.commands import predict
+from gpa_lightning.commands.train import train
 
 TRAIN = ["--accelerator", "cpu", "--model.hidden_sizes", "[4]", "--max_epochs", "1"]
 GIB = 2**30

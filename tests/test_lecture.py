@@ -11,7 +11,7 @@ from sklearn.ensemble import HistGradientBoostingRegressor
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from gpa_lightning import GPADataModule
-from gpa_lightning.cli import train
+from gpa_lightning.commands.train import train
 
 EPOCHS = range(10, 100, 10)
 FULL_BATCH = dict(

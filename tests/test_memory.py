@@ -33,7 +33,7 @@ import sys
 
 from watch import state
 
-from gpa_lightning.cli import train
+from gpa_lightning.commands.train import train
 
 fits, epochs, *flags = sys.argv[1:]
 after = []

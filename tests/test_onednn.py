@@ -2,7 +2,8 @@ import pytest
 import torch
 from torch import nn
 
-from gpa_lightning import FullyConnectedNetwork, onednn
+from gpa_lightning import FullyConnectedNetwork
+from gpa_lightning.speed import onednn
 
 needs_onednn = pytest.mark.skipif(
     not onednn.is_available(), reason="this build of PyTorch has no oneDNN"

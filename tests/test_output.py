@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from gpa_lightning.output import OutputError, whole_file
+from gpa_lightning.resuming.whole_file import OutputError, whole_file
 
 
 def names(folder: Path) -> list[str]:

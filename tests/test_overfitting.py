@@ -10,9 +10,10 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from torch.utils.data import DataLoader
 
 from gpa_lightning import GPADataModule, GPARegressor
-from gpa_lightning.cli import main, train
+from gpa_lightning.callbacks import OverfittingMonitor, WeightNorms
+from gpa_lightning.commands.cli import main
+from gpa_lightning.commands.train import train
 from gpa_lightning.losses import evaluation_mse
-from gpa_lightning.overfitting import OverfittingMonitor, WeightNorms
 
 
 @pytest.fixture
@@ -148,8 +149,8 @@ def test_both_by_flags(command, table, workplace, capsys):
     Path("watch.yaml").write_text(
         "trainer:\n"
         "  callbacks:\n"
-        "    - class_path: gpa_lightning.overfitting.WeightNorms\n"
-        "    - class_path: gpa_lightning.overfitting.OverfittingMonitor\n"
+        "    - class_path: gpa_lightning.callbacks.WeightNorms\n"
+        "    - class_path: gpa_lightning.callbacks.OverfittingMonitor\n"
         "      init_args: {verbose: true}\n"
     )
     flags = ["--data.path", str(table), "--model.hidden_sizes", "[8]", "--max_epochs", "2"]

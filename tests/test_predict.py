@@ -13,8 +13,8 @@ from lightning.pytorch import Callback
 from runs import PROJECT, fit, run
 
 from gpa_lightning import GPADataModule, GPARegressor
+from gpa_lightning.commands.predict import main
 from gpa_lightning.data.table import FEATURES
-from gpa_lightning.predict import main
 
 SCRIPT = PROJECT / "scripts" / "predict.py"
 

@@ -4,7 +4,7 @@ import random
 import numpy as np
 import torch
 
-from gpa_lightning import random_states
+from gpa_lightning.resuming import random_states
 
 
 def test_the_generators_go_on_from_a_saved_file():

@@ -11,9 +11,10 @@ import pytest
 import torch
 from runs import PROJECT, run
 
-from gpa_lightning import predict
-from gpa_lightning.cli import main, train
-from gpa_lightning.studies.cli import main as study
+from gpa_lightning.commands import predict
+from gpa_lightning.commands.cli import main
+from gpa_lightning.commands.study import main as study
+from gpa_lightning.commands.train import train
 
 README = (PROJECT / "README.md").read_text()
 BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```", README, flags=re.MULTILINE | re.DOTALL)

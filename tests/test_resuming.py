@@ -10,9 +10,9 @@ from runs import fit
 from test_cli import SMALL, assert_equal_weights, last_weights, run_folder
 
 from gpa_lightning import GPADataModule, GPARegressor
-from gpa_lightning.cli import train
-from gpa_lightning.output import OutputError
+from gpa_lightning.commands.train import train
 from gpa_lightning.resuming import WholeCheckpoints
+from gpa_lightning.resuming.whole_file import OutputError
 
 
 @pytest.fixture

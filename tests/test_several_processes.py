@@ -15,7 +15,7 @@ import torch
 from runs import HANGS, PROJECT, run, until
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from gpa_lightning.cli import train
+from gpa_lightning.commands.train import train
 
 TRAIN = PROJECT / "scripts/train.py"
 SMALL = ["--accelerator", "cpu", "--model.hidden_sizes", "[16,8]", "--model.learning_rate", "0.01"]

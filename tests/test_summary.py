@@ -7,12 +7,12 @@ from sklearn.linear_model import LinearRegression
 
 from gpa_lightning import GPADataModule
 from gpa_lightning.data import split
-from gpa_lightning.summary import baseline_losses
+from gpa_lightning.data.baselines import baseline_losses
 
 
 @pytest.mark.parametrize("columns", ["few", "dependent", "more than rows"])
 def test_baselines_are_scikit_learns(columns, table, tmp_path, monkeypatch):
-    monkeypatch.setattr("gpa_lightning.summary.BLOCK_ROWS", 50)
+    monkeypatch.setattr("gpa_lightning.data.baselines.BLOCK_ROWS", 50)
     monkeypatch.setattr(split, "BLOCK_ROWS", 50)
     frame = pd.read_csv(table).rename(columns={"physics": "speed", "gpa": "points"})
     frame = frame[["speed", "math", "English", "points"]]

@@ -39,7 +39,9 @@ def _by_names(what: str, replaced: dict[str, object], full_batch: bool = False) 
 
 
 ABLATIONS = {
-    "without-onednn": _by_names("oneDNN's matrix products", {"onednn.is_available": lambda: False}),
+    "without-onednn": _by_names(
+        "oneDNN's matrix products", {"speed.onednn.is_available": lambda: False}
+    ),
     "without-fused-adam": _by_flags("fused Adam", {"optimizer": "Adam", "optimizer.fused": False}),
     "without-direct-steps": _by_names(
         "direct optimiser steps", {"regressor.DirectStep.of": lambda *_: None}
@@ -49,7 +51,7 @@ ABLATIONS = {
         "one gather a batch", {"data.datamodule.table_loader": _rows_one_by_one}
     ),
     "without-flushing": _by_names(
-        "flushing denormal numbers", {"arithmetic.flush_denormals": lambda _: None}
+        "flushing denormal numbers", {"speed.arithmetic.flush_denormals": lambda _: None}
     ),
     "without-pieces": _by_names(
         "full batches in pieces", {"regressor.PIECE_ROWS": 1 << 62}, full_batch=True

@@ -22,9 +22,9 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from gpa_lightning.benchmark.task import Measurement, Meter, Task
 from gpa_lightning.data.datamodule import EVALUATION_ROWS
-from gpa_lightning.denormals import flush_denormals
 from gpa_lightning.losses import evaluation_mse
 from gpa_lightning.network import FullyConnectedNetwork
+from gpa_lightning.speed.denormals import flush_denormals
 
 
 class EpochClock(Callback):
@@ -45,7 +45,7 @@ def this_project(
     import matplotlib.backends.backend_agg
     import matplotlib.figure  # noqa: F401 - LossCurves would import it while it is timed
 
-    from gpa_lightning.cli import TrainCLI
+    from gpa_lightning.commands.train import TrainCLI
 
     meter.imported()
     flags = {

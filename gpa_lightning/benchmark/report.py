@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 
 from gpa_lightning.benchmark.task import Task
 from gpa_lightning.hardware import graphics_processor, processor
-from gpa_lightning.output import whole_file
+from gpa_lightning.resuming.whole_file import whole_file
 
 PACKAGES = ("torch", "lightning", "numpy", "scikit-learn", "skorch", "keras", "jax", "optax")
 

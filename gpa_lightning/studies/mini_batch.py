@@ -9,14 +9,13 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from matplotlib.figure import Figure
 
 from gpa_lightning import GPARegressor
-from gpa_lightning.callbacks import LossCurves
-from gpa_lightning.overfitting import OverfittingMonitor
+from gpa_lightning.callbacks import LossCurves, OverfittingMonitor
+from gpa_lightning.data.baselines import baseline_losses
 from gpa_lightning.studies import full_batch
 from gpa_lightning.studies.drawing import MSE, TEST, TRAINING, draw_band, new_axes
 from gpa_lightning.studies.result import Claim, Result
 from gpa_lightning.studies.runs import Outcome, Run, fit, perform
 from gpa_lightning.studies.settings import Settings
-from gpa_lightning.summary import baseline_losses
 
 NAME = "mini-batch"
 LECTURE = (0.7102, 0.5707, 0.5621, 0.5527, 0.5417, 0.5260, 0.5058, 0.4798, 0.4524, 0.4282)

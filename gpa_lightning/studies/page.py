@@ -8,7 +8,7 @@ from html import escape
 from io import BytesIO
 from pathlib import Path
 
-from gpa_lightning.output import whole_file
+from gpa_lightning.resuming.whole_file import whole_file
 from gpa_lightning.studies.result import QUICK, Result, cell, circumstances
 from gpa_lightning.studies.settings import Settings
 

@@ -12,8 +12,8 @@ from matplotlib.figure import Figure
 from torch.optim import AdamW, Optimizer
 
 from gpa_lightning import GPARegressor
+from gpa_lightning.callbacks import WeightNorms
 from gpa_lightning.losses import evaluation_mse, weight_norm
-from gpa_lightning.overfitting import WeightNorms
 from gpa_lightning.studies.drawing import MSE, TEST, TRAINING, draw_band, new_axes
 from gpa_lightning.studies.full_batch import HIDDEN, QUICK_HIDDEN
 from gpa_lightning.studies.result import Claim, Result

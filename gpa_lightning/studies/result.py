@@ -18,9 +18,9 @@ from matplotlib.figure import Figure
 from matplotlib.image import imread
 from torch.utils.tensorboard import SummaryWriter
 
-from gpa_lightning.checkpoint import VERSION
 from gpa_lightning.hardware import graphics_processor, processor
-from gpa_lightning.output import OutputError, whole_file
+from gpa_lightning.resuming.checkpoint import VERSION
+from gpa_lightning.resuming.whole_file import OutputError, whole_file
 from gpa_lightning.studies.settings import Settings
 
 QUICK = "QUICK VERSION: too small to judge anything by, made only to see that all works"

@@ -23,9 +23,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from gpa_lightning import GPADataModule, GPARegressor
 from gpa_lightning.callbacks import HyperparameterTable
-from gpa_lightning.checkpoint import VERSION
 from gpa_lightning.losses import evaluation_mse
-from gpa_lightning.output import OutputError, whole_file
+from gpa_lightning.resuming.checkpoint import VERSION
+from gpa_lightning.resuming.whole_file import OutputError, whole_file
 from gpa_lightning.studies.settings import Settings
 
 Outcome: TypeAlias = dict[str, Any]  # what JSON can hold

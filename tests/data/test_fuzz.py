@@ -14,9 +14,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from runs import long
 
-from gpa_lightning.checkpoint import DATA_KEY, CheckpointError, read_checkpoint, stamp
 from gpa_lightning.data.sources import load_table, read_scores
 from gpa_lightning.data.table import FEATURES, TARGET, DataError
+from gpa_lightning.resuming.checkpoint import DATA_KEY, CheckpointError, read_checkpoint, stamp
 
 TOKENS = [
     *(b"\n", b"\r", b"\r\n", b",", b";", b'"', b"'", b"\t", b" ", b"\0", b".", b"-", b"+", b"e"),

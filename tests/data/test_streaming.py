@@ -23,7 +23,7 @@ from runs import PROJECT, fit, long, run, weights
 from sklearn.preprocessing import StandardScaler
 
 from gpa_lightning import GPADataModule, GPARegressor
-from gpa_lightning.cli import train
+from gpa_lightning.commands.train import train
 from gpa_lightning.data import formats, split, streaming
 from gpa_lightning.data.table import DataError
 from gpa_lightning.data.twin import synthetic_twin
@@ -417,7 +417,7 @@ import resource, sys
 
 sys.dont_write_bytecode = True  # Python would write its first bytes, and trust them ever after
 resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
-from gpa_lightning.cli import train
+from gpa_lightning.commands.train import train
 sys.exit(train(sys.argv[1:]))
 """
 

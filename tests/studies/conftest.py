@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from gpa_lightning.studies.cli import main
+from gpa_lightning.commands.study import main
 
 
 @pytest.fixture(scope="session")

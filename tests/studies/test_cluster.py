@@ -13,7 +13,7 @@ import psutil
 import pytest
 from runs import PROJECT
 
-from gpa_lightning.studies.cli import main
+from gpa_lightning.commands.study import main
 
 STUDY = [sys.executable, str(PROJECT / "scripts/study.py"), "more-data", "--quick"]
 

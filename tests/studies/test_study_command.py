@@ -16,8 +16,8 @@ from matplotlib.image import imread
 from runs import PROJECT
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from gpa_lightning.commands.study import main
 from gpa_lightning.studies import STUDIES
-from gpa_lightning.studies.cli import main
 
 NAMES = list(STUDIES)
 

@@ -15,13 +15,13 @@ import torch
 from jsonargparse import ArgumentParser
 from pyarrow import parquet
 
-from gpa_lightning.checkpoint import DATA_KEY, CheckpointError, read_checkpoint
+from gpa_lightning.commands.refusal import refuse
 from gpa_lightning.data.datamodule import EVALUATION_ROWS, GPADataModule
 from gpa_lightning.data.sources import read_scores
 from gpa_lightning.data.table import DataError
 from gpa_lightning.network import FullyConnectedNetwork
-from gpa_lightning.output import OutputError, whole_file
-from gpa_lightning.refusal import refuse
+from gpa_lightning.resuming.checkpoint import DATA_KEY, CheckpointError, read_checkpoint
+from gpa_lightning.resuming.whole_file import OutputError, whole_file
 
 PREDICTION = "predicted_gpa"
 SUFFIXES = (".csv", ".csv.gz", ".parquet")

@@ -1,126 +1,25 @@
-"""What makes a run that was killed and resumed the same run: whole checkpoints, and nothing lost.
+"""What makes a run that was killed and resumed the same run: nothing of it is lost.
 
 Lightning saves a checkpoint while it is still busy with the end of an epoch. What it does after
 that (log the epoch's training metrics, step a scheduler that waits for a plateau, act on an early
-stop) happens in a run that goes on, but not in one that is resumed from that checkpoint. And it
-builds a checkpoint in the system's folder for temporary files: where that is on another disk, it
-is copied into its place, and a process that is killed meanwhile leaves half of it.
+stop) happens in a run that goes on, but not in one that is resumed from that checkpoint.
 """
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Mapping
-from io import BytesIO
-from pathlib import Path
 from typing import Any
 
 import torch
 from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
+from lightning.pytorch.callbacks import EarlyStopping
 from lightning.pytorch.loggers import TensorBoardLogger
 from torch import Tensor
 
-from gpa_lightning.output import whole_file
+from gpa_lightning.resuming.whole_checkpoints import WholeCheckpoints
 
 _KEY = "end_of_epoch"
-
-
-class WholeCheckpoints(TorchCheckpointIO):
-    """Writes checkpoints that are whole at every moment, on local disks.
-
-    One that is replaced by a better one stays until the next has been written, so that the best
-    one that ``last.ckpt`` speaks of is always there.
-    """
-
-    def __init__(self) -> None:
-        self._superseded: list[str | Path] = []
-        self._folders: set[Path] = set()
-
-    def save_checkpoint(
-        self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None
-    ) -> None:
-        """Write a checkpoint to a temporary name on the same disk, and rename it.
-
-        Args:
-            checkpoint: Lightning's dictionary.
-            path: Where to.
-            storage_options: Not used.
-
-        Raises:
-            OutputError: If it cannot be written; one that was there is left as it was.
-        """
-        if "://" in str(path):  # not a disk
-            super().save_checkpoint(checkpoint, path, storage_options)
-        else:
-            content = BytesIO()
-            torch.save(checkpoint, content)
-            folder = Path(path).parent
-            if folder not in self._folders:  # one that was made and has gone is missed, not remade
-                folder.mkdir(parents=True, exist_ok=True)
-                self._folders.add(folder)
-            with whole_file(path, overwrite=True) as temporary:
-                temporary.write_bytes(content.getbuffer())
-        self.teardown()
-
-    def remove_checkpoint(self, path: str | Path) -> None:
-        """Remove a checkpoint once the next one is written.
-
-        Args:
-            path: Which one.
-        """
-        self._superseded.append(path)
-
-    def teardown(self) -> None:
-        """Remove what is left to remove."""
-        while self._superseded:
-            super().remove_checkpoint(self._superseded.pop())
-
-
-class BestAndLastCheckpoint(ModelCheckpoint):
-    """Lightning's `ModelCheckpoint`, with a ``last.ckpt`` of every epoch.
-
-    Lightning's own writes ``last.ckpt`` only together with a better checkpoint, so that a run that
-    is killed while it does not improve would lose every epoch since the best. Takes the same
-    arguments.
-    """
-
-    _saved_content: tuple[int, str] | None = None
-
-    @property
-    def state_key(self) -> str:
-        """The key of `ModelCheckpoint`, whose checkpoints can be resumed with this one."""
-        return super().state_key.replace(type(self).__name__, ModelCheckpoint.__name__)
-
-    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Save the best, and the last whether or not it is the best."""
-        super().on_train_epoch_end(trainer, pl_module)
-        if not self._should_skip_saving_checkpoint(trainer):
-            self._save_last_checkpoint(trainer, self._monitor_candidates(trainer))
-
-    def _save_checkpoint(self, trainer: Trainer, filepath: str) -> None:
-        """Save, or give what has just been saved another name: the best is often also the last."""
-        saved = self._last_checkpoint_saved
-        # the first best one of a run does not know of a last one yet
-        content = (trainer.global_step, self.last_model_path)
-        if self._saved_content != content or not Path(saved).is_file():
-            super()._save_checkpoint(trainer, filepath)
-            self._saved_content = content
-            return
-        if trainer.is_global_zero:
-            with whole_file(filepath, overwrite=True) as temporary:
-                try:
-                    temporary.hardlink_to(saved)
-                except OSError:  # not every file system has such links
-                    shutil.copyfile(saved, temporary)
-        trainer.strategy.barrier()
-        trainer.strategy.checkpoint_io.teardown()
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take up all of the state, of which Lightning leaves out the latest score."""
-        super().load_state_dict(state_dict)
-        self.current_score = state_dict["current_score"]
 
 
 class ExactResume(Callback):

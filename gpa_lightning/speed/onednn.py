@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from gpa_lightning import gradients
+from gpa_lightning.speed import gradients
 
 _LEAST_WORK = 1 << 19  # multiplications; for fewer the call of oneDNN costs more than it saves
 

@@ -18,7 +18,7 @@ from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 
 if TYPE_CHECKING:
-    from gpa_lightning.direct_step import DirectStep
+    from gpa_lightning.speed.direct_step import DirectStep
 
 _DIFFERENCE = 1e-3  # between a replayed step and an ordinary one, relative to the largest number
 

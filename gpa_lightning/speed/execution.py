@@ -25,7 +25,7 @@ from lightning.pytorch.utilities.model_helpers import is_overridden
 from torch import Tensor
 from torch.optim import Optimizer
 
-from gpa_lightning.direct_step import DirectStep
+from gpa_lightning.speed.direct_step import DirectStep
 
 _BATCH_HOOKS = ("on_train_batch_start", "on_train_batch_end")
 _STEP_HOOKS = (

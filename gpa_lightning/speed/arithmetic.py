@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from gpa_lightning.denormals import flush_denormals
+from gpa_lightning.speed.denormals import flush_denormals
 
 
 class Arithmetic(Callback):

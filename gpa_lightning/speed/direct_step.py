@@ -22,9 +22,9 @@ from torch.nn.modules.module import _has_any_global_hook
 from torch.optim import Adam, AdamW, Optimizer
 from torch.optim import optimizer as optimizers
 
-from gpa_lightning import gradients, onednn
-from gpa_lightning.cuda_graph import StepGraph
 from gpa_lightning.network import FullyConnectedNetwork
+from gpa_lightning.speed import gradients, onednn
+from gpa_lightning.speed.cuda_graph import StepGraph
 
 _MEAN = 1  # the number of this reduction among PyTorch's operators
 

@@ -1,4 +1,4 @@
-"""Callbacks to watch a training by, swapped like Lightning's own."""
+"""Training and validation loss in one chart: where the two part, overfitting begins."""
 
 from __future__ import annotations
 
@@ -6,31 +6,11 @@ from pathlib import Path
 from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.callbacks import RichProgressBar
-from lightning.pytorch.loggers import TensorBoardLogger
-from lightning.pytorch.utilities import rank_zero_only
 
-from gpa_lightning.output import whole_file
+from gpa_lightning.callbacks.tensorboard import tensorboard_loggers
+from gpa_lightning.resuming.whole_file import whole_file
 
 Curve = list[tuple[int, float]]
-
-
-def _tensorboards(trainer: Trainer) -> list[TensorBoardLogger]:
-    return [logger for logger in trainer.loggers if isinstance(logger, TensorBoardLogger)]
-
-
-class EpochProgressBar(RichProgressBar):
-    """Lightning's rich progress bar, which counts every batch of a round that has run several.
-
-    Lightning names such a round by its first batch; this bar looks at the last.
-    """
-
-    def on_train_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
-        """Move the bar on."""
-        last_batch = trainer.fit_loop.batch_idx
-        super().on_train_batch_end(trainer, pl_module, outputs, batch, last_batch)
 
 
 class LossCurves(Callback):
@@ -53,7 +33,7 @@ class LossCurves(Callback):
         """Lay out TensorBoard's chart."""
         self._folder = trainer.log_dir  # asked on every process: Lightning has them agree on it
         if trainer.is_global_zero:
-            for logger in _tensorboards(trainer):
+            for logger in tensorboard_loggers(trainer):
                 chart = {"training and validation": ["Multiline", ["train_loss$", "val_loss$"]]}
                 logger.experiment.add_custom_scalars({"loss": chart})
 
@@ -111,36 +91,3 @@ class LossCurves(Callback):
         """Take up the curves of the run that is resumed."""
         self.training = [tuple(point) for point in state_dict["training"]]
         self.validation = [tuple(point) for point in state_dict["validation"]]
-
-
-class HyperparameterTable(Callback):
-    """A row for the run in TensorBoard's HParams tab: hyperparameters, data, and final losses.
-
-    The losses are those that the run logs as ``val_loss`` and ``test_loss``, so a row has its
-    test loss once the run has been tested.
-    """
-
-    @rank_zero_only
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Write the row."""
-        from torch.utils.tensorboard.summary import hparams  # slow to import
-
-        values: dict[str, Any] = {**pl_module.hparams}
-        data = getattr(trainer, "datamodule", None)
-        if data is not None:
-            facts = {**data.hparams, **data.state_dict()["provenance"]}
-            values |= {f"data/{name}": v for name, v in facts.items() if not name.startswith("_")}
-        if trainer.optimizers:
-            values["optimizer"] = type(trainer.optimizers[0]).__name__
-            values["learning_rate"] = trainer.optimizers[0].param_groups[0]["lr"]
-        row = {
-            name: value if isinstance(value, (bool, int, float, str)) else str(value)
-            for name, value in values.items()
-            if not name.startswith("_")
-        }
-        # Without the first summary, a fixed list of columns, TensorBoard looks at the runs itself
-        # and shows first what differs between them.
-        _, *summaries = hparams(row, {})  # type: ignore[no-untyped-call]
-        for logger in _tensorboards(trainer):
-            for summary in summaries:
-                logger.experiment.file_writer.add_summary(summary)

@@ -1,0 +1,1 @@
+"""The command lines: what `scripts/` and the installed commands call."""

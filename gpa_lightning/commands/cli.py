@@ -1,0 +1,168 @@
+"""The command line: Lightning's own, with this project's defaults and a few short flags."""
+
+from __future__ import annotations
+
+from argparse import ArgumentError
+from collections.abc import Sequence
+from typing import Any
+
+from jsonargparse import Namespace, dict_to_namespace
+from lightning.pytorch import Callback, Trainer
+from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint, ProgressBar
+from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
+
+from gpa_lightning.commands.exit_codes import run
+from gpa_lightning.commands.signals import LastWord, SecondInterrupt, answer_sigterm_without_waiting
+from gpa_lightning.data.datamodule import GPADataModule
+from gpa_lightning.data.table import DataError
+from gpa_lightning.regressor import GPARegressor
+from gpa_lightning.resuming.checkpoint import CheckpointError, read_checkpoint
+
+LOGS = "lightning_logs"
+SHORT_FLAGS = ("accelerator", "devices", "strategy", "num_nodes", "precision", "max_epochs")
+
+# Each has a flag of its own, so that it can be changed, replaced, or switched off with `null`.
+CALLBACKS: dict[str, tuple[type[Callback], dict[str, Any], str]] = {
+    "early_stopping": (
+        EarlyStopping,
+        {"class_path": "EarlyStopping", "init_args": {"monitor": "val_loss", "patience": 10}},
+        "Ends the training when a metric no longer improves.",
+    ),
+    "checkpoint": (
+        ModelCheckpoint,
+        {
+            "class_path": "gpa_lightning.resuming.BestAndLastCheckpoint",
+            "init_args": {
+                "monitor": "val_loss",
+                "save_last": True,
+                "save_on_train_epoch_end": True,
+                "auto_insert_metric_name": False,
+                "filename": "best-epoch-{epoch}",
+            },
+        },
+        "Keeps the best weights and the last.",
+    ),
+    "progress_bar": (
+        ProgressBar,
+        {"class_path": "gpa_lightning.callbacks.EpochProgressBar"},
+        "Shows how far a run is.",
+    ),
+}
+WATCHING = ["gpa_lightning.callbacks.LossCurves", "gpa_lightning.callbacks.HyperparameterTable"]
+
+
+class GPALightningCLI(LightningCLI):
+    """A LightningCLI for `GPARegressor` and `GPADataModule`.
+
+    Args:
+        args: The command line, without the program's name.
+        run: Whether the first argument is a subcommand to run.
+        kwargs: Passed on to `LightningCLI`.
+    """
+
+    def __init__(self, args: Sequence[str], run: bool = True, **kwargs: Any) -> None:
+        super().__init__(
+            GPARegressor,
+            GPADataModule,
+            args=list(args),
+            run=run,
+            seed_everything_default=0,
+            trainer_defaults={
+                "max_epochs": 100,
+                "num_sanity_val_steps": 0,
+                "enable_model_summary": False,
+            },
+            save_config_kwargs={"overwrite": True},
+            **kwargs,
+        )
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Add the callbacks' flags and the short ones, and let the network follow the data."""
+        parser.link_arguments("data.in_features", "model.in_features", apply_on="instantiate")
+        logger = {"save_dir": LOGS, "name": "", "default_hp_metric": False}
+        parser.set_defaults(
+            {
+                "trainer.logger": {"class_path": "TensorBoardLogger", "init_args": logger},
+                "trainer.callbacks": [{"class_path": path} for path in WATCHING],
+            }
+        )
+        for flag, (base, default, text) in CALLBACKS.items():
+            parser.add_subclass_arguments(base, flag, required=False, help=f"{text} null: none.")
+            parser.set_defaults({flag: default})
+        # argparse has aliases only for arguments that one adds oneself
+        for action in parser._actions:
+            short = action.dest.removeprefix("trainer.")
+            if action.dest.startswith("trainer.") and short in SHORT_FLAGS:
+                action.option_strings = [*action.option_strings, f"--{short}"]
+                parser._option_string_actions[f"--{short}"] = action
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
+        """Parse the command line, and refuse a bad checkpoint before anything looks into it."""
+        super().parse_arguments(parser, args)
+        config = self.config.get(self.config.get("subcommand", ""), self.config)
+        path = config.get("ckpt_path")
+        if path and path not in ("best", "last", "hpc"):  # Lightning's words for its own
+            read_checkpoint(path)
+
+    def before_instantiate_classes(self) -> None:
+        """Fill in what the optimiser's flags leave open."""
+        config = self.config if self.subcommand is None else self.config[self.subcommand]
+        if config.lr_scheduler and not config.optimizer:
+            # Lightning would ignore a schedule that comes without an optimiser
+            config.optimizer = _optimizer_config(config.model.learning_rate)
+        if config.optimizer and config.trainer.precision != "16-mixed":
+            arguments = config.optimizer.init_args
+            if "fused" in arguments and arguments.fused is None and not arguments.get("foreach"):
+                arguments.fused = True  # the same arithmetic in one kernel
+
+    def instantiate_classes(self) -> None:
+        """Build data, model and Trainer; what they refuse is a mistake in the flags."""
+        try:
+            super().instantiate_classes()
+        except (DataError, CheckpointError):
+            raise
+        except (ValueError, TypeError) as error:
+            raise ArgumentError(None, str(error)) from error
+
+    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+        """Build the Trainer with the callbacks that have flags of their own."""
+        trainer = self._get(self.config_init, "trainer")
+        own = {flag: self._get(self.config_init, flag) for flag in CALLBACKS}
+        for flag, switch in (
+            ("checkpoint", "enable_checkpointing"),
+            ("progress_bar", "enable_progress_bar"),
+        ):
+            # without one, Lightning would add its own; switched off, it would refuse ours
+            if own[flag] is None:
+                kwargs.setdefault(switch, trainer[switch] or False)
+            elif trainer[switch] is False:
+                own[flag] = None
+        callbacks = [SecondInterrupt(), LastWord(), *(trainer.callbacks or [])]
+        callbacks += filter(None, own.values())
+        trainer = super().instantiate_trainer(callbacks=callbacks, **kwargs)
+        answer_sigterm_without_waiting(trainer)
+        return trainer
+
+
+def _optimizer_config(learning_rate: float) -> Namespace:
+    adam = {"class_path": "torch.optim.Adam", "init_args": {"lr": learning_rate, "fused": None}}
+    namespace: Namespace = dict_to_namespace(adam)
+    return namespace
+
+
+def main(args: Sequence[str] | None = None) -> int:
+    """Run the ``gpa-lightning`` command: ``fit``, ``validate``, ``test`` or ``predict``.
+
+    Args:
+        args: The command line, without the program's name; by default that of the process.
+
+    Returns:
+        The exit code: 0, or 2 for a mistake that the user can mend.
+    """
+    return run(lambda arguments: GPALightningCLI(arguments, parser_kwargs=_parser_kwargs()), args)
+
+
+def _parser_kwargs() -> dict[str, Any]:
+    return {name: {"exit_on_error": False} for name in LightningCLI.subcommands()} | {
+        "exit_on_error": False
+    }

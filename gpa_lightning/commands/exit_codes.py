@@ -1,0 +1,93 @@
+"""How a command line ends: its exit code, and one line where the user can mend something."""
+
+from __future__ import annotations
+
+import errno
+import signal
+import sys
+from argparse import ArgumentError
+from collections.abc import Callable, Sequence
+
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.utilities import rank_zero_only
+from lightning.pytorch.utilities.exceptions import SIGTERMException
+from torch import distributed
+
+from gpa_lightning.commands.quiet import quieten_third_parties
+from gpa_lightning.commands.recipes import with_recipes
+from gpa_lightning.commands.refusal import refuse
+from gpa_lightning.commands.signals import end_at_once
+from gpa_lightning.data.table import DataError
+from gpa_lightning.losses import DivergenceError
+from gpa_lightning.resuming.checkpoint import CheckpointError
+from gpa_lightning.resuming.whole_file import OutputError
+
+LOST_A_PROCESS = 1  # the exit code
+DISK_ERRORS = (
+    *(errno.EACCES, errno.EDQUOT, errno.EEXIST, errno.EFBIG, errno.EIO, errno.ENAMETOOLONG),
+    *(errno.ENOENT, errno.ENOSPC, errno.ENOTDIR, errno.EPERM, errno.EROFS),
+)
+_GOING_ON = "the same command with --ckpt_path last goes on from the end of the last whole epoch"
+
+
+def run(program: Callable[[Sequence[str]], object], args: Sequence[str] | None) -> int:
+    """Run a command line, and leave the group of processes that it may have joined."""
+    arguments = with_recipes(sys.argv[1:] if args is None else args)
+    quieten_third_parties()
+    code = _exit_code(program, arguments)
+    if distributed.is_available() and distributed.is_initialized() and code != LOST_A_PROCESS:
+        # Lightning leaves it to the end of the process, which its threads may turn into an abort
+        distributed.destroy_process_group()
+    return code
+
+
+def _exit_code(program: Callable[[Sequence[str]], object], arguments: Sequence[str]) -> int:
+    """Run a command line; a user's mistake becomes one line and exit code 2."""
+    try:
+        program(arguments)
+    except (ArgumentError, CheckpointError, DataError, DivergenceError, OutputError) as error:
+        return refuse(error)
+    except MisconfigurationException as error:
+        hint = "; --accelerator cpu runs everywhere" if "backend" in str(error) else ""
+        return refuse(f"{error}{hint}")
+    except RuntimeError as error:
+        if "conditioned on metric" in str(error):  # EarlyStopping's word for a wrong `monitor`
+            return refuse(error)
+        if isinstance(error, distributed.DistError) or "gloo" in str(error):
+            return _left_alone(error)
+        raise
+    except SIGTERMException:
+        return _interrupted(signal.SIGTERM)
+    except (KeyboardInterrupt, SystemExit) as stop:
+        # Lightning answers Ctrl-C by an orderly end and exit code 1
+        if isinstance(stop, KeyboardInterrupt) or isinstance(stop.__context__, KeyboardInterrupt):
+            return _interrupted(signal.SIGINT)
+        raise
+    except Exception as error:
+        # TensorBoardLogger passes on what its writer's thread has met with as a ValueError
+        reason = error if isinstance(error, OSError) else error.__cause__
+        if isinstance(reason, OSError) and reason.errno in DISK_ERRORS:
+            return refuse(
+                f"{reason.filename or 'the run'}: cannot be written: {reason.strerror or reason}; "
+                "checkpoints that are there are whole, --ckpt_path last goes on from them"
+            )
+        raise
+    return 0
+
+
+def _interrupted(by: signal.Signals) -> int:
+    signal.signal(signal.SIGINT, end_at_once)
+    print(f"interrupted by {by.name}; {_GOING_ON}", file=sys.stderr)  # noqa: T201
+    return 128 + by
+
+
+def _left_alone(error: RuntimeError) -> int:
+    """Say that another process of the training is gone, which no process can go on without."""
+    rank: int = rank_zero_only.rank  # type: ignore[attr-defined]
+    reason = str(error).partition("] ")[2].partition(". ")[0] or str(error)
+    print(  # noqa: T201
+        f"error: process {rank} has lost another process of the training "
+        f"({' '.join(reason.split())}): see that one's own messages; {_GOING_ON}",
+        file=sys.stderr,
+    )
+    return LOST_A_PROCESS

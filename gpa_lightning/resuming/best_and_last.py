@@ -1,0 +1,57 @@
+"""The best checkpoint of a run, and the last one of every epoch."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
+
+from gpa_lightning.resuming.whole_file import whole_file
+
+
+class BestAndLastCheckpoint(ModelCheckpoint):
+    """Lightning's `ModelCheckpoint`, with a ``last.ckpt`` of every epoch.
+
+    Lightning's own writes ``last.ckpt`` only together with a better checkpoint, so that a run that
+    is killed while it does not improve would lose every epoch since the best. Takes the same
+    arguments.
+    """
+
+    _saved_content: tuple[int, str] | None = None
+
+    @property
+    def state_key(self) -> str:
+        """The key of `ModelCheckpoint`, whose checkpoints can be resumed with this one."""
+        return super().state_key.replace(type(self).__name__, ModelCheckpoint.__name__)
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Save the best, and the last whether or not it is the best."""
+        super().on_train_epoch_end(trainer, pl_module)
+        if not self._should_skip_saving_checkpoint(trainer):
+            self._save_last_checkpoint(trainer, self._monitor_candidates(trainer))
+
+    def _save_checkpoint(self, trainer: Trainer, filepath: str) -> None:
+        """Save, or give what has just been saved another name: the best is often also the last."""
+        saved = self._last_checkpoint_saved
+        # the first best one of a run does not know of a last one yet
+        content = (trainer.global_step, self.last_model_path)
+        if self._saved_content != content or not Path(saved).is_file():
+            super()._save_checkpoint(trainer, filepath)
+            self._saved_content = content
+            return
+        if trainer.is_global_zero:
+            with whole_file(filepath, overwrite=True) as temporary:
+                try:
+                    temporary.hardlink_to(saved)
+                except OSError:  # not every file system has such links
+                    shutil.copyfile(saved, temporary)
+        trainer.strategy.barrier()
+        trainer.strategy.checkpoint_io.teardown()
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take up all of the state, of which Lightning leaves out the latest score."""
+        super().load_state_dict(state_dict)
+        self.current_score = state_dict["current_score"]

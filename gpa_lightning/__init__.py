@@ -5,13 +5,20 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from gpa_lightning.data.datamodule import GPADataModule
+from gpa_lightning.default_callbacks import default_callbacks
 from gpa_lightning.network import FullyConnectedNetwork
 from gpa_lightning.regressor import GPARegressor
 
 if TYPE_CHECKING:
     from gpa_lightning.estimator import LightningMLPRegressor
 
-__all__ = ["FullyConnectedNetwork", "GPADataModule", "GPARegressor", "LightningMLPRegressor"]
+__all__ = [
+    "FullyConnectedNetwork",
+    "GPADataModule",
+    "GPARegressor",
+    "LightningMLPRegressor",
+    "default_callbacks",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -33,11 +33,13 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from gpa_lightning.callbacks import StopOnDivergence
 from gpa_lightning.data.datamodule import EVALUATION_ROWS
 from gpa_lightning.data.loaders import BatchSampler, TableDataset, table_loader
 from gpa_lightning.losses import Norm
 from gpa_lightning.network import FullyConnectedNetwork
 from gpa_lightning.regressor import GPARegressor
+from gpa_lightning.speed import FastTraining
 
 Array = npt.NDArray[np.float64]
 
@@ -230,7 +232,7 @@ class LightningMLPRegressor(RegressorMixin, BaseEstimator):  # type: ignore[misc
                 accelerator=self.accelerator,
                 devices=1,
                 max_epochs=self.max_iter,
-                callbacks=[progress],
+                callbacks=[FastTraining(), StopOnDivergence(), progress],
                 logger=False,
                 enable_checkpointing=False,
                 enable_progress_bar=False,

@@ -1,4 +1,4 @@
-"""What training minimises: the MSE, in one piece or in many, and the lecture's penalties."""
+"""What training minimises: the MSE of a batch of any size, and the lecture's penalties."""
 
 from __future__ import annotations
 
@@ -8,12 +8,17 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import mse_loss
+from torchmetrics import Metric
 
 Norm = Literal["l1", "l2"]
 
+CHUNK_ROWS = 1024
+"""Rows of a large batch that are computed at a time: about 7 MB of the lecture's activations."""
 
-class DivergenceError(ValueError):
-    """A training that has left the finite numbers: one line, with where and what to try."""
+_ROW_BY_ROW = (
+    *(nn.Linear, nn.Dropout, nn.Identity, nn.LayerNorm),
+    *(nn.ReLU, nn.LeakyReLU, nn.ELU, nn.GELU, nn.SiLU, nn.Tanh, nn.Sigmoid, nn.Softplus),
+)
 
 
 def weight_norm(parameters: Iterable[Tensor], norm: Norm) -> Tensor:
@@ -65,56 +70,65 @@ def evaluation_mse(network: nn.Module, x: Tensor, y: Tensor, rows: int = 2048) -
     return total.item() / len(x)
 
 
-def mse_in_pieces(network: nn.Module, x: Tensor, y: Tensor, rows: int) -> Tensor:
-    """Compute the exact MSE of a large batch, and its gradient, with the memory of a small one.
+def batch_mse(network: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+    """Compute the MSE of a batch of any size, a large one with the memory of a small one.
 
-    The forward pass runs forward *and* backward over pieces of ``rows`` rows, so that only one
-    piece's activations exist at a time; the backward pass hands out the gradient summed on the
-    way. Autograd, mixed precision's loss scaling and gradient hooks see an ordinary loss.
+    More than `CHUNK_ROWS` rows are taken in chunks if every module computes each row by itself (so
+    not with BatchNorm, for example): the forward pass runs forward *and* backward over one chunk
+    after the other, so that only one chunk's activations exist at a time, and the backward pass
+    hands out the sum of the gradients. Autograd, mixed precision and gradient hooks see an
+    ordinary loss; its second derivative is refused.
 
     Args:
         network: Maps ``(batch, in_features)`` to ``(batch, 1)``.
-        x: Standardised features, shape ``(batch, in_features)``; may stay in host memory, each
-            piece is moved to the network's device by itself.
+        x: Features, shape ``(batch, in_features)``.
         y: Targets, shape ``(batch, 1)``.
-        rows: Rows a piece.
 
     Returns:
-        The mean of the squared errors over all rows, a scalar on the network's device.
+        The mean of the squared errors, a scalar; 0 for a batch of no rows.
     """
-    parameters = [parameter for parameter in network.parameters() if parameter.requires_grad]
-    loss: Tensor = _MSEInPieces.apply(  # type: ignore[no-untyped-call]
-        network, x, y, rows, *parameters
-    )
-    return loss
+    if len(x) > CHUNK_ROWS and _computes_rows_apart(network):
+        parameters = [parameter for parameter in network.parameters() if parameter.requires_grad]
+        chunked: Tensor = _ChunkedMSE.apply(network, x, y, *parameters)  # type: ignore[no-untyped-call]
+        return chunked
+    prediction: Tensor = network(x)
+    if not len(x):  # whose mean would be no number
+        return prediction.sum()
+    return mse_loss(prediction, y)
 
 
-class _MSEInPieces(torch.autograd.Function):
+def _computes_rows_apart(network: nn.Module) -> bool:
+    layers = (module for module in network.modules() if not any(module.children()))
+    return all(type(module) in _ROW_BY_ROW or isinstance(module, Metric) for module in layers)
+
+
+class _ChunkedMSE(torch.autograd.Function):
     @staticmethod
-    def forward(
-        ctx: Any, network: nn.Module, x: Tensor, y: Tensor, rows: int, *parameters: Tensor
-    ) -> Tensor:
-        device = parameters[0].device
+    def forward(ctx: Any, network: nn.Module, x: Tensor, y: Tensor, *parameters: Tensor) -> Tensor:
         gradients: tuple[Tensor, ...] = ()
-        total = torch.zeros((), device=device)
+        total = torch.zeros((), device=x.device)
         needs_gradient = any(ctx.needs_input_grad)
-        for x_piece, y_piece in zip(torch.split(x, rows), torch.split(y, rows), strict=True):
+        chunks = zip(torch.split(x, CHUNK_ROWS), torch.split(y, CHUNK_ROWS), strict=True)
+        for x_chunk, y_chunk in chunks:
             with torch.set_grad_enabled(needs_gradient):
-                prediction = network(x_piece.to(device, non_blocking=True))
-                target = y_piece.to(device, non_blocking=True)
-                loss = mse_loss(prediction, target, reduction="sum") / len(x)
+                loss = mse_loss(network(x_chunk), y_chunk, reduction="sum") / len(x)
             total += loss.detach()
             if needs_gradient:
-                piece = torch.autograd.grad(loss, parameters)
+                of_chunk = torch.autograd.grad(loss, parameters)
                 if gradients:
-                    torch._foreach_add_(gradients, piece)
+                    torch._foreach_add_(gradients, of_chunk)
                 else:
-                    gradients = piece
+                    gradients = of_chunk
         ctx.gradients = gradients
         return total
 
     @staticmethod
     def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor | None, ...]:
+        if torch.is_grad_enabled():
+            raise RuntimeError(
+                f"batch_mse takes more than {CHUNK_ROWS} rows in chunks, and the gradient of those "
+                "cannot be differentiated again; use mse_loss, or smaller batches"
+            )
         gradients, ctx.gradients = ctx.gradients, ()
         torch._foreach_mul_(gradients, grad_output)
-        return None, None, None, None, *gradients
+        return None, None, None, *gradients

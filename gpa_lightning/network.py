@@ -8,8 +8,6 @@ from itertools import pairwise
 
 from torch import Tensor, nn
 
-from gpa_lightning.speed import onednn
-
 
 class FullyConnectedNetwork(nn.Module):
     """A regressor of fully connected layers: ReLU after each hidden layer, none after the output.
@@ -55,13 +53,11 @@ class FullyConnectedNetwork(nn.Module):
             raise ValueError(f"every layer needs at least one unit, got sizes {sizes}")
         if not 0 <= dropout < 1:
             raise ValueError(f"dropout must be in [0, 1), got {dropout}")
-        self.dropout = dropout
         layers: OrderedDict[str, nn.Module] = OrderedDict()
         for depth, (inputs, outputs) in enumerate(pairwise(sizes), start=1):
             layers[f"fc{depth}"] = nn.Linear(inputs, outputs)
             if depth <= len(hidden_sizes):
-                # in place: nn.Linear keeps its input, not its output, for the backward pass
-                layers[f"relu{depth}"] = nn.ReLU(inplace=True)
+                layers[f"relu{depth}"] = nn.ReLU()
                 if dropout > 0:
                     layers[f"dropout{depth}"] = nn.Dropout(dropout)
         self.layers = nn.Sequential(layers)
@@ -75,11 +71,5 @@ class FullyConnectedNetwork(nn.Module):
         Returns:
             Predictions, shape ``(batch, 1)``.
         """
-        modules = list(self.layers)
-        if onednn.applies(modules, x):
-            dropout = self.dropout if self.training else 0.0
-            return onednn.fully_connected(
-                x, [module for module in modules if isinstance(module, nn.Linear)], dropout
-            )
-        output: Tensor = self.layers(x)
-        return output
+        prediction: Tensor = self.layers(x)
+        return prediction

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from gpa_lightning import GPADataModule, GPARegressor
+from gpa_lightning import GPADataModule, GPARegressor, default_callbacks
 
 PROJECT = Path(__file__).parents[1]
 HANGS = 3600
@@ -53,7 +53,7 @@ def fit(
     ckpt_path: str | Path | None = None,
     **flags: object,
 ) -> Trainer:
-    """Fit without leaving anything behind, unless ``flags`` for the Trainer say so."""
+    """Fit with the default callbacks, and leave nothing behind unless ``flags`` say so."""
     settings = {
         "accelerator": "cpu",
         "logger": False,
@@ -62,7 +62,9 @@ def fit(
         "enable_model_summary": False,
         "num_sanity_val_steps": 0,
     }
-    trainer = Trainer(max_epochs=epochs, callbacks=[*callbacks], **{**settings, **flags})
+    given = {type(callback) for callback in callbacks}
+    defaults = [each for each in default_callbacks() if type(each) not in given]
+    trainer = Trainer(max_epochs=epochs, callbacks=[*defaults, *callbacks], **{**settings, **flags})
     trainer.fit(model, datamodule=data, ckpt_path=ckpt_path)
     return trainer
 

@@ -39,22 +39,27 @@ def _by_names(what: str, replaced: dict[str, object], full_batch: bool = False) 
 
 
 ABLATIONS = {
-    "without-onednn": _by_names(
-        "oneDNN's matrix products", {"speed.onednn.is_available": lambda: False}
+    "without-onednn": _by_names("oneDNN's matrix products", {"speed.onednn.AVAILABLE": False}),
+    "without-stack": _by_names(
+        "the layers as one operation", {"speed.fast_training.is_stack": lambda _: False}
     ),
     "without-fused-adam": _by_flags("fused Adam", {"optimizer": "Adam", "optimizer.fused": False}),
-    "without-direct-steps": _by_names(
-        "direct optimiser steps", {"regressor.DirectStep.of": lambda *_: None}
+    "without-direct-adam": _by_names(
+        "direct calls of Adam's kernel", {"speed.fused_adam.supports": lambda _: False}
     ),
-    "without-rounds": _by_flags("several steps a round", {"model.steps_per_execution": 1}),
+    "without-direct-steps": _by_names(
+        "direct steps", {"speed.rounds.steps_plainly": lambda _: False}
+    ),
+    "without-rounds": _by_flags("several steps a round", {"fast_training.steps_per_execution": 1}),
+    "without-fast-training": _by_flags("FastTraining at all", {"fast_training": "null"}),
     "without-gather": _by_names(
         "one gather a batch", {"data.datamodule.table_loader": _rows_one_by_one}
     ),
     "without-flushing": _by_names(
-        "flushing denormal numbers", {"speed.arithmetic.flush_denormals": lambda _: None}
+        "flushing denormal numbers", {"speed.fast_training.flush_denormals": lambda _: None}
     ),
-    "without-pieces": _by_names(
-        "full batches in pieces", {"regressor.PIECE_ROWS": 1 << 62}, full_batch=True
+    "without-chunks": _by_names(
+        "full batches in chunks", {"losses.CHUNK_ROWS": 1 << 62}, full_batch=True
     ),
 }
 """In mini-batch training, or else (``full_batch``) in full-batch training."""

@@ -1,5 +1,7 @@
 """What is swapped to study overfitting: callbacks to watch a training by."""
 
+from gpa_lightning.callbacks.divergence import StopOnDivergence
+from gpa_lightning.callbacks.equal_rows import EqualRows
 from gpa_lightning.callbacks.hyperparameter_table import HyperparameterTable
 from gpa_lightning.callbacks.loss_curves import LossCurves
 from gpa_lightning.callbacks.overfitting_monitor import OverfittingMonitor
@@ -8,8 +10,10 @@ from gpa_lightning.callbacks.weight_norms import WeightNorms
 
 __all__ = [
     "EpochProgressBar",
+    "EqualRows",
     "HyperparameterTable",
     "LossCurves",
     "OverfittingMonitor",
+    "StopOnDivergence",
     "WeightNorms",
 ]

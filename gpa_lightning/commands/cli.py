@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from argparse import ArgumentError
 from collections.abc import Sequence
+from inspect import signature
 from typing import Any
 
 from jsonargparse import Namespace, dict_to_namespace
@@ -11,18 +12,44 @@ from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint, ProgressBar
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 
+from gpa_lightning.callbacks import EqualRows, StopOnDivergence
+from gpa_lightning.commands.arguments import written_out
 from gpa_lightning.commands.exit_codes import run
 from gpa_lightning.commands.signals import LastWord, SecondInterrupt, answer_sigterm_without_waiting
 from gpa_lightning.data.datamodule import GPADataModule
 from gpa_lightning.data.table import DataError
 from gpa_lightning.regressor import GPARegressor
+from gpa_lightning.resuming import ExactResume
 from gpa_lightning.resuming.checkpoint import CheckpointError, read_checkpoint
+from gpa_lightning.speed import FastTraining
 
 LOGS = "lightning_logs"
-SHORT_FLAGS = ("accelerator", "devices", "strategy", "num_nodes", "precision", "max_epochs")
+LIGHTNINGS_WORDS = ("best", "last", "hpc")  # for checkpoints, in the place of a path
+ARGUMENTS = tuple(signature(GPARegressor).parameters)
 
-# Each has a flag of its own, so that it can be changed, replaced, or switched off with `null`.
+# Each has a flag of its own, so that it can be changed, replaced, or switched off with `null`. They
+# are called in this order, those of `trainer.callbacks` after the first.
 CALLBACKS: dict[str, tuple[type[Callback], dict[str, Any], str]] = {
+    "fast_training": (
+        FastTraining,
+        {"class_path": "gpa_lightning.speed.FastTraining"},
+        "Trains in less time, to the same weights.",
+    ),
+    "stop_on_divergence": (
+        StopOnDivergence,
+        {"class_path": "gpa_lightning.callbacks.StopOnDivergence"},
+        "Ends the training when a loss is no longer a finite number.",
+    ),
+    "equal_rows": (
+        EqualRows,
+        {"class_path": "gpa_lightning.callbacks.EqualRows"},
+        "Lets every row count the same where several processes train.",
+    ),
+    "exact_resume": (
+        ExactResume,
+        {"class_path": "gpa_lightning.resuming.ExactResume"},
+        "Lets a run that is gone on with end as one that was never stopped.",
+    ),
     "early_stopping": (
         EarlyStopping,
         {"class_path": "EarlyStopping", "init_args": {"monitor": "val_loss", "patience": 10}},
@@ -64,7 +91,7 @@ class GPALightningCLI(LightningCLI):
         super().__init__(
             GPARegressor,
             GPADataModule,
-            args=list(args),
+            args=written_out(args),
             run=run,
             seed_everything_default=0,
             trainer_defaults={
@@ -89,28 +116,38 @@ class GPALightningCLI(LightningCLI):
         for flag, (base, default, text) in CALLBACKS.items():
             parser.add_subclass_arguments(base, flag, required=False, help=f"{text} null: none.")
             parser.set_defaults({flag: default})
-        # argparse has aliases only for arguments that one adds oneself
-        for action in parser._actions:
-            short = action.dest.removeprefix("trainer.")
-            if action.dest.startswith("trainer.") and short in SHORT_FLAGS:
-                action.option_strings = [*action.option_strings, f"--{short}"]
-                parser._option_string_actions[f"--{short}"] = action
 
     def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
         """Parse the command line, and refuse a bad checkpoint before anything looks into it."""
         super().parse_arguments(parser, args)
         config = self.config.get(self.config.get("subcommand", ""), self.config)
         path = config.get("ckpt_path")
-        if path and path not in ("best", "last", "hpc"):  # Lightning's words for its own
+        if path and path not in LIGHTNINGS_WORDS:
             read_checkpoint(path)
+
+    def _parse_ckpt_path(self) -> None:
+        """Take a checkpoint's hyperparameters for those of the model that is to be evaluated.
+
+        Lightning's own, which has no public name, refuses those that the model had in an earlier
+        version, and lets them overrule the flags of a training that is gone on with.
+        """
+        if self.config.get("subcommand", "fit") == "fit":
+            return
+        config = self.config[self.config.subcommand]
+        if config.get("ckpt_path") not in (None, *LIGHTNINGS_WORDS):
+            hparams = read_checkpoint(config.ckpt_path)["hyper_parameters"]
+            known = {name: hparams[name] for name in ARGUMENTS if name in hparams}
+            model = {self.config.subcommand: {"model": known}}
+            self.config = self.parser.parse_object(model, self.config)
 
     def before_instantiate_classes(self) -> None:
         """Fill in what the optimiser's flags leave open."""
         config = self.config if self.subcommand is None else self.config[self.subcommand]
-        if config.lr_scheduler and not config.optimizer:
+        half = config.trainer.precision == "16-mixed"  # whose gradients fused kernels cannot clip
+        if (config.lr_scheduler or half) and not config.optimizer:
             # Lightning would ignore a schedule that comes without an optimiser
             config.optimizer = _optimizer_config(config.model.learning_rate)
-        if config.optimizer and config.trainer.precision != "16-mixed":
+        if config.optimizer and not half:
             arguments = config.optimizer.init_args
             if "fused" in arguments and arguments.fused is None and not arguments.get("foreach"):
                 arguments.fused = True  # the same arithmetic in one kernel
@@ -137,8 +174,9 @@ class GPALightningCLI(LightningCLI):
                 kwargs.setdefault(switch, trainer[switch] or False)
             elif trainer[switch] is False:
                 own[flag] = None
-        callbacks = [SecondInterrupt(), LastWord(), *(trainer.callbacks or [])]
-        callbacks += filter(None, own.values())
+        first = own.pop("fast_training")
+        callbacks = [SecondInterrupt(), LastWord(), *filter(None, [first])]
+        callbacks += [*(trainer.callbacks or []), *filter(None, own.values())]
         trainer = super().instantiate_trainer(callbacks=callbacks, **kwargs)
         answer_sigterm_without_waiting(trainer)
         return trainer

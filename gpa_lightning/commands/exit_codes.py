@@ -13,12 +13,11 @@ from lightning.pytorch.utilities import rank_zero_only
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 from torch import distributed
 
+from gpa_lightning.callbacks.divergence import DivergenceError
 from gpa_lightning.commands.quiet import quieten_third_parties
-from gpa_lightning.commands.recipes import with_recipes
 from gpa_lightning.commands.refusal import refuse
 from gpa_lightning.commands.signals import end_at_once
 from gpa_lightning.data.table import DataError
-from gpa_lightning.losses import DivergenceError
 from gpa_lightning.resuming.checkpoint import CheckpointError
 from gpa_lightning.resuming.whole_file import OutputError
 
@@ -32,7 +31,7 @@ _GOING_ON = "the same command with --ckpt_path last goes on from the end of the 
 
 def run(program: Callable[[Sequence[str]], object], args: Sequence[str] | None) -> int:
     """Run a command line, and leave the group of processes that it may have joined."""
-    arguments = with_recipes(sys.argv[1:] if args is None else args)
+    arguments = sys.argv[1:] if args is None else args
     quieten_third_parties()
     code = _exit_code(program, arguments)
     if distributed.is_available() and distributed.is_initialized() and code != LOST_A_PROCESS:

@@ -15,9 +15,9 @@ from rich.console import Console
 from rich.markup import escape
 
 from gpa_lightning import GPADataModule
+from gpa_lightning.callbacks.divergence import DivergenceError
 from gpa_lightning.commands.refusal import refuse
 from gpa_lightning.data.table import DataError
-from gpa_lightning.losses import DivergenceError
 from gpa_lightning.resuming.whole_file import OutputError
 from gpa_lightning.studies import STUDIES, Result, Settings
 from gpa_lightning.studies.page import save_page

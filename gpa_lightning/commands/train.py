@@ -6,18 +6,21 @@ import shutil
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from lightning.pytorch.callbacks import WeightAveraging
 from lightning.pytorch.cli import LightningArgumentParser
 from lightning.pytorch.utilities import rank_zero_only
 
+from gpa_lightning.commands.arguments import SHORT_FLAGS
 from gpa_lightning.commands.cli import LOGS, GPALightningCLI
 from gpa_lightning.commands.exit_codes import run
 from gpa_lightning.commands.summary import FitReport, print_summary
-from gpa_lightning.resuming.checkpoint import find_last, read_checkpoint
+from gpa_lightning.resuming.checkpoint import CheckpointError, find_last, read_checkpoint
 from gpa_lightning.resuming.whole_file import PREFIX
 
-TRAIN = "Train the network on the GPA data, test the best checkpoint, and print a summary."
+DESCRIPTION = f"""Train the network on the GPA data, test the best checkpoint, and print a summary.
+--{", --".join(SHORT_FLAGS)} are short for --trainer.{SHORT_FLAGS[0]} and so on."""
 
 
 class TrainCLI(GPALightningCLI):
@@ -43,12 +46,25 @@ class TrainCLI(GPALightningCLI):
             # of several runs, "last" may be another than the one that the user has in mind
             rank_zero_only(print)(f"going on from {config.ckpt_path}, after epoch {epoch}")
         if config.ckpt_path:
+            self._compare_network(read_checkpoint(config.ckpt_path)["hyper_parameters"])
             checkpoint = Path(config.ckpt_path).resolve()
             run = checkpoint.parents[1]
             logger = config.trainer.logger
             if run.parent == Path(LOGS).resolve() and "version" in logger.get("init_args", {}):
                 logger.init_args.version = run.name
                 self._clear_up(checkpoint)
+
+    def _compare_network(self, then: dict[str, Any]) -> None:
+        """Refuse to go on with another network than a checkpoint's."""
+        for name in ("hidden_sizes", "dropout"):
+            before, now = then.get(name), self.config.model[name]
+            if name == "hidden_sizes" and before is not None:
+                before, now = list(before), list(now)
+            if before != now:
+                raise CheckpointError(
+                    f"--model.{name} is {now}, but the checkpoint's network has {before}; give "
+                    "the checkpoint's or start a new run"
+                )
 
     def _clear_up(self, checkpoint: Path) -> None:
         """Make room for what a run that was killed had begun after a checkpoint of its own."""
@@ -73,7 +89,9 @@ def train(args: Sequence[str] | None = None) -> int:
 
 
 def _train(args: Sequence[str]) -> None:
-    cli = TrainCLI(args, run=False, parser_kwargs={"exit_on_error": False, "description": TRAIN})
+    cli = TrainCLI(
+        args, run=False, parser_kwargs={"exit_on_error": False, "description": DESCRIPTION}
+    )
     trainer, model, data = cli.trainer, cli.model, cli.datamodule
     started = time.perf_counter()
     trainer.fit(model, datamodule=data, ckpt_path=cli.config.ckpt_path, weights_only=True)

@@ -17,6 +17,7 @@ from torch.utils.data import DataLoader
 from gpa_lightning.data.loaders import BatchSampler, TableDataset, table_loader
 from gpa_lightning.data.split import Split, blocks, fit_scaler, standardised
 from gpa_lightning.data.table import DataError, Provenance, Source, Table, listed
+from gpa_lightning.resuming.checkpoint import stamp
 
 # Annotations are not postponed here: to make them out, --help would import what follows, slowly.
 if TYPE_CHECKING:
@@ -194,7 +195,13 @@ class GPADataModule(LightningDataModule):
         return {name: len(dataset) for name, dataset in self._sets.items()}
 
     def setup(self, stage: str | None = None) -> None:
-        """Split and standardise the table, once."""
+        """Split and standardise the table, once.
+
+        Raises:
+            DataError: If the table is not to be had or not valid, or the network to be trained
+                has another number of inputs than it has features.
+        """
+        self._check_network()
         if self._sets:
             return
         table, self._table = self._load(), None
@@ -222,6 +229,15 @@ class GPADataModule(LightningDataModule):
                 "lecture: a test loss that guided the training flatters it."
             )
         self._sets["test"] = test
+
+    def _check_network(self) -> None:
+        module = self.trainer.lightning_module if self.trainer else None
+        inputs = module.hparams.get("in_features") if module else None
+        if inputs is not None and inputs != self.in_features:
+            raise DataError(
+                f"the data have {self.in_features} feature columns, but the network {inputs} "
+                f"inputs; give GPARegressor(in_features={self.in_features})"
+            )
 
     @property
     def _processes(self) -> int:
@@ -304,14 +320,6 @@ class GPADataModule(LightningDataModule):
         """Return the batches of any set as for evaluation: large, in order, each row once."""
         return self._loader(name, EVALUATION_ROWS, shuffle=False)
 
-    def transfer_batch_to_device(
-        self, batch: Any, device: torch.device, dataloader_idx: int
-    ) -> Any:
-        """Move a batch to the device; a full batch stays, its pieces move one by one."""
-        if self.batch_size == "full" and self.trainer is not None and self.trainer.training:
-            return batch
-        return super().transfer_batch_to_device(batch, device, dataloader_idx)
-
     def _loader(self, name: SetName, batch_size: int | None, shuffle: bool) -> DataLoader[Any]:
         dataset, trainer = self._sets[name], self.trainer
         sampler = BatchSampler(
@@ -323,19 +331,21 @@ class GPADataModule(LightningDataModule):
             rank=trainer.global_rank if trainer else 0,
         )
         device = None
-        if trainer and isinstance(trainer.accelerator, CUDAAccelerator) and batch_size is not None:
-            device = trainer.strategy.root_device  # a full batch goes there piece by piece
+        if trainer and isinstance(trainer.accelerator, CUDAAccelerator):
+            device = trainer.strategy.root_device
         return table_loader(dataset, sampler, self.num_workers, device)
 
     def state_dict(self) -> dict[str, Any]:
         """Return what a checkpoint needs to predict from raw scores, and what it stands on."""
-        return {
+        state = {
             "feature_names": list(self.feature_names),
             "target_name": self._target_name,
             "provenance": asdict(self.provenance),
             "split": self._split_settings(),
             **self._scaler,
         }
+        stamp(state)
+        return state
 
     def _split_settings(self) -> dict[str, Any]:
         # of rows a step, so that a run may go on with another number of processes

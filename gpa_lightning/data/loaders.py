@@ -55,7 +55,7 @@ class BatchSampler(DistributedSampler["Tensor | slice"]):
     every ``num_replicas``-th row of the common order: one step of all replicas together sees the
     same rows as one step of a single process whose batch is as large as theirs together. No row
     is lost and none repeated, unlike in its parent, so the last batches of two replicas may
-    differ by a row, which `GPARegressor.training_step` makes up for.
+    differ by a row, which `EqualRows` makes up for.
 
     Args:
         dataset: The table whose rows are numbered.
@@ -102,6 +102,13 @@ class BatchSampler(DistributedSampler["Tensor | slice"]):
 
     def __len__(self) -> int:
         return -(-self.num_samples // self.batch_size)
+
+    @property
+    def share_of_last_batch(self) -> float:
+        """Rows of this replica's last batch, over the mean number of rows of all replicas'."""
+        before = (len(self) - 1) * self.batch_size
+        mine = len(range(self.rank, self.rows, self.num_replicas)) - before
+        return mine * self.num_replicas / (self.rows - before * self.num_replicas)
 
 
 class TableLoader(DataLoader[Any]):

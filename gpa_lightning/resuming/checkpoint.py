@@ -46,13 +46,13 @@ def find_last(log_dir: Path) -> Path:
     return max(candidates, key=lambda path: path.stat().st_mtime_ns)
 
 
-def stamp(checkpoint: dict[str, Any]) -> None:
-    """Record in a checkpoint which version of this project wrote it, and in which format.
+def stamp(state: dict[str, Any]) -> None:
+    """Record which version of this project wrote a checkpoint, and in which format.
 
     Args:
-        checkpoint: Lightning's checkpoint dictionary, before it is saved.
+        state: The data module's part of a checkpoint, before it is saved.
     """
-    checkpoint[PROJECT_KEY] = {"version": VERSION, "format": CHECKPOINT_FORMAT}
+    state[PROJECT_KEY] = {"version": VERSION, "format": CHECKPOINT_FORMAT}
 
 
 def read_checkpoint(path: str | Path) -> dict[str, Any]:
@@ -78,7 +78,7 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
                 if archive.testzip() is not None:
                     raise zipfile.BadZipFile
             file.seek(0)
-            checkpoint = torch.load(file, map_location="cpu", weights_only=True)
+            checkpoint: dict[str, Any] = torch.load(file, map_location="cpu", weights_only=True)
     except OSError as error:
         raise CheckpointError(f"{path}: cannot be read: {error.strerror}") from error
     except pickle.UnpicklingError as error:
@@ -87,11 +87,10 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
         ) from error
     except Exception as error:  # a file that anyone may have made can raise anything
         raise CheckpointError(f"{path}: not a checkpoint, or a damaged one") from error
-    if not (
-        isinstance(checkpoint, dict)
-        and isinstance(record := checkpoint.get(PROJECT_KEY), dict)
-        and DATA_KEY in checkpoint
-    ):
+    record = None
+    if isinstance(checkpoint, dict) and isinstance(data := checkpoint.get(DATA_KEY), dict):
+        record = checkpoint.get(PROJECT_KEY, data.get(PROJECT_KEY))  # version 0.1.0: not in data
+    if not isinstance(record, dict):
         raise CheckpointError(
             f"{path}: not a checkpoint of this project; give one that scripts/train.py wrote"
         )

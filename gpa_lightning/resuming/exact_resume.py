@@ -17,6 +17,7 @@ from lightning.pytorch.callbacks import EarlyStopping
 from lightning.pytorch.loggers import TensorBoardLogger
 from torch import Tensor
 
+from gpa_lightning.resuming import random_states
 from gpa_lightning.resuming.whole_checkpoints import WholeCheckpoints
 
 _KEY = "end_of_epoch"
@@ -25,22 +26,34 @@ _KEY = "end_of_epoch"
 class ExactResume(Callback):
     """Puts into a checkpoint what Lightning leaves out of it, and takes it up when it resumes.
 
-    `GPARegressor` brings it to every Trainer. The random states, which a module may want without
-    a callback, travel with the module.
+    That is: the random states of all processes, the metrics that are yet to be logged, an early
+    stop, and how far TensorBoard's curves go. With it a run that goes on from a checkpoint ends
+    with the weights of one that was never stopped, to the last bit on a CPU. Where several
+    processes train, it also gives each a random stream of its own, so that dropout differs.
+
+    Args:
+        whole_checkpoints: Whether `WholeCheckpoints` takes the place of Lightning's default way of
+            writing files.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, whole_checkpoints: bool = True) -> None:
+        self.whole_checkpoints = whole_checkpoints
         self._checkpoint: dict[str, Any] = {}
+        self._random_states: list[dict[str, Any]] = []
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Put `WholeCheckpoints` in the place of Lightning's default."""
-        if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:
+        if self.whole_checkpoints and type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:
             trainer.strategy.checkpoint_io = WholeCheckpoints()
 
     def on_save_checkpoint(
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        """Add the metrics, those that are yet to be logged, and whether training is to end."""
+        """Add the random states, the metrics, those yet to be logged, and an early stop."""
+        states = [random_states.collect()] * trainer.world_size
+        if len(states) > 1:
+            torch.distributed.all_gather_object(states, states[0])
+        checkpoint["random_states"] = states
         epochs = trainer.fit_loop.epoch_progress.current
         at_end = trainer.training and epochs.processed > epochs.completed  # type: ignore[attr-defined]
         # there is no public name for the metrics of this epoch alone, without earlier ones
@@ -61,6 +74,9 @@ class ExactResume(Callback):
         """Keep for later what was added; a checkpoint of version 0.1.0 has none of it."""
         names = (_KEY, "epoch", "global_step")
         self._checkpoint = {name: checkpoint[name] for name in names if name in checkpoint}
+        states = checkpoint.get("random_states", [])
+        # the first checkpoints of version 0.1.0 hold those of their one process, in no list
+        self._random_states = states if isinstance(states, list) else [states]
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Take up the metrics, an early stop, and TensorBoard's curves."""
@@ -77,7 +93,16 @@ class ExactResume(Callback):
                     _take_up_curves(logger, left_off.get("unlogged", {}), self._checkpoint)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Step the schedulers that wait for a plateau, as Lightning does after it has saved."""
+        """Step the schedulers that wait for a plateau, as Lightning does after it has saved.
+
+        And take up the random states, at the last moment before they are used. A process that the
+        run did not have before starts with a state of its own.
+        """
+        states, self._random_states = self._random_states, []
+        if trainer.global_rank < len(states):
+            random_states.restore(states[trainer.global_rank])
+        elif trainer.global_rank > 0:
+            random_states.seed_apart(trainer.global_rank, trainer.global_step)
         left_off, epochs = self._checkpoint.get(_KEY, {}), self._checkpoint.get("epoch", 0) + 1
         self._checkpoint = {}
         for config in trainer.lr_scheduler_configs if left_off.get("at_end") else ():

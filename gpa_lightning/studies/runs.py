@@ -21,7 +21,7 @@ from lightning.pytorch import Callback, LightningDataModule, Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from gpa_lightning import GPADataModule, GPARegressor
+from gpa_lightning import GPADataModule, GPARegressor, default_callbacks
 from gpa_lightning.callbacks import HyperparameterTable
 from gpa_lightning.losses import evaluation_mse
 from gpa_lightning.resuming.checkpoint import VERSION
@@ -241,7 +241,7 @@ def fit(
             "accelerator": settings.device,
             "devices": 1,
             "logger": logger,
-            "callbacks": [HyperparameterTable(), *callbacks],
+            "callbacks": [*default_callbacks(), HyperparameterTable(), *callbacks],
             "enable_checkpointing": False,
             "enable_progress_bar": False,
             "enable_model_summary": False,

@@ -5,9 +5,9 @@ from threading import Lock
 
 import pytest
 import torch
+from commands.test_train import SMALL, assert_equal_weights, last_weights, run_folder
 from lightning.pytorch.plugins import AsyncCheckpointIO
 from runs import fit
-from test_cli import SMALL, assert_equal_weights, last_weights, run_folder
 
 from gpa_lightning import GPADataModule, GPARegressor
 from gpa_lightning.commands.train import train

@@ -30,7 +30,14 @@ CASES = {
         *("--lr_scheduler", "CosineAnnealingLR", "--lr_scheduler.T_max", "6"),
     ),
     "one step per execution": (
-        *("--model.steps_per_execution", "1", "--data.batch_size", "50", "--max_epochs", "7"),
+        *(
+            "--fast_training.steps_per_execution",
+            "1",
+            "--data.batch_size",
+            "50",
+            "--max_epochs",
+            "7",
+        ),
         *("--optimizer", "SGD", "--optimizer.lr", "0.1", "--optimizer.momentum", "0.9"),
     ),
 }
@@ -236,7 +243,7 @@ def test_a_run_killed_at_any_time_goes_on(uninterrupted, tmp_path):
 @pytest.mark.slow
 def test_workers_and_steps_per_execution_change_nothing(uninterrupted, tmp_path):
     command, expected, _ = uninterrupted(MINI_BATCH)
-    flags = ("--data.num_workers", "2", "--model.steps_per_execution", "1")
+    flags = ("--data.num_workers", "2", "--fast_training.steps_per_execution", "1")
     result = run(*command, *flags, cwd=tmp_path)
     assert result.returncode == 0, result.stderr
     outcome = Outcome.of(tmp_path, result.stdout)

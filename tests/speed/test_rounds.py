@@ -19,6 +19,7 @@ from torch.optim import SGD, Adam
 from torch.optim.lr_scheduler import CosineAnnealingLR, OneCycleLR, ReduceLROnPlateau
 
 from gpa_lightning import GPADataModule, GPARegressor
+from gpa_lightning.speed import FastTraining
 
 
 class Recorder(Callback):
@@ -51,10 +52,11 @@ class Rounds(Timer):
 def trained(table, steps, model_class=GPARegressor, callbacks=(), model=None, data=None, **flags):
     seed_everything(1)
     model = {"hidden_sizes": (16, 8), **(model or {})}
-    regressor = model_class(steps_per_execution=steps, **model)
+    regressor = model_class(**model)
     recorder, rounds = Recorder(), Rounds()
     module = GPADataModule(path=str(table), **{"batch_size": 25, "val_size": 0.2, **(data or {})})
-    trainer = fit(regressor, module, recorder, rounds, *(make() for make in callbacks), **flags)
+    watching = (recorder, rounds, *(make() for make in callbacks))
+    trainer = fit(regressor, module, FastTraining(steps), *watching, **flags)
     recorder.rounds = rounds.rounds
     return regressor, trainer, recorder
 
@@ -253,13 +255,13 @@ def test_a_full_batch_is_one_step(table):
 
 
 def test_mini_batches_of_several_pieces(table, monkeypatch):
-    monkeypatch.setattr("gpa_lightning.regressor.PIECE_ROWS", 20)
+    monkeypatch.setattr("gpa_lightning.losses.CHUNK_ROWS", 20)
     assert_same(table)
 
 
 def test_full_batch_training_in_pieces_is_full_batch_training(table, monkeypatch):
     whole, *_ = trained(table, 1, data={"batch_size": "full"}, epochs=5)
-    monkeypatch.setattr("gpa_lightning.regressor.PIECE_ROWS", 50)
+    monkeypatch.setattr("gpa_lightning.losses.CHUNK_ROWS", 50)
     pieces, *_ = trained(table, 1, data={"batch_size": "full"}, epochs=5, gradient_clip_val=10.0)
     for a, b in zip(weights(whole), weights(pieces), strict=True):
         np.testing.assert_allclose(a, b, atol=1e-5)

@@ -280,6 +280,11 @@ def test_malicious_checkpoint_is_refused_and_runs_nothing(here, capsys):
     assert not {"victim", "predictions.csv"} & files().keys()
 
 
+def test_checkpoint_without_its_data_is_refused(here, capsys):
+    changed("", GPADataModule={})
+    refused(capsys, "last.ckpt: not a checkpoint of this project; give one that")
+
+
 def test_unreadable_checkpoints_are_refused(here, capsys):
     whole = Path("last.ckpt").read_bytes()
     Path("last.ckpt").unlink()
@@ -293,7 +298,6 @@ def test_unreadable_checkpoints_are_refused(here, capsys):
     [
         ("", {"state_dict": None}),
         ("", {"hyper_parameters": None}),
-        ("", {"GPADataModule": {}}),
         ("GPADataModule", {"mean": None}),
         ("GPADataModule", {"scale": torch.ones(8)}),
         ("GPADataModule", {"provenance": {"kind": "file"}}),

@@ -12,8 +12,9 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from runs import fit
 
 from gpa_lightning import GPADataModule, GPARegressor
+from gpa_lightning.callbacks.divergence import DivergenceError
 from gpa_lightning.commands.train import train
-from gpa_lightning.losses import DivergenceError
+from gpa_lightning.speed import FastTraining
 
 SMALL = ["--model.hidden_sizes", "[16,8]", "--accelerator", "cpu", "--data.batch_size", "25"]
 
@@ -56,10 +57,8 @@ def finite(path: Path) -> bool:
 @pytest.mark.parametrize("learning_rate", [1e6, 1e9])
 def test_the_step_is_named_exactly_however_many_run_at_once(steps, learning_rate, table):
     torch.manual_seed(0)
-    model = NotesLosses(
-        hidden_sizes=(16, 8, 8), learning_rate=learning_rate, steps_per_execution=steps
-    )
-    message = error_of(model, table, epochs=30)
+    model = NotesLosses(hidden_sizes=(16, 8, 8), learning_rate=learning_rate)
+    message = error_of(model, table, FastTraining(steps), epochs=30)
     first = int(np.flatnonzero(~np.isfinite(model.noted))[0])
     assert f"the training loss is not finite at epoch {first // 14}, step {first} (" in message
     assert f"a smaller learning rate than {learning_rate:g}" in message

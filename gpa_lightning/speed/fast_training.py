@@ -1,0 +1,124 @@
+"""The callback that makes training fast, swapped or left out like any of Lightning's."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Literal
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from torch import nn
+
+from gpa_lightning.speed import fused_adam, rounds
+from gpa_lightning.speed.denormals import flush_denormals
+from gpa_lightning.speed.stack import FastForward, is_stack
+
+
+class FastTraining(Callback):
+    """Trains a small network on a CPU in a fraction of the time, whatever it is taught.
+
+    Lightning spends about as much time around each batch as a small network takes to learn from it.
+    This callback goes on, after a batch of Lightning's, with the ones that follow (Keras calls it
+    ``steps_per_execution``), and keeps Lightning's counters, so that ``global_step``, schedules,
+    validation and limits come out as if Lightning had gone round for each. Every batch goes
+    through the module's own ``training_step``, autograd and the optimiser. For the time of a fit:
+
+    - a stack of ``Linear``, ``ReLU`` and ``Dropout`` in an `nn.Sequential` is computed as one
+      operation (`stack.py`), its larger matrix products by oneDNN (`onednn.py`);
+    - the kernel of a fused Adam or AdamW is called directly (`fused_adam.py`);
+    - denormal numbers are flushed to zero (`denormals.py`).
+
+    The weights are those of a plain fit, to the last bit where no layer is large enough for oneDNN
+    (half a million multiplications a batch), to float32's rounding where one is. Whatever has to
+    see single batches (a hook of the module, the data or another callback, a value that is logged
+    at each step, gradient accumulation, manual optimisation, a profiler) gets plain Lightning.
+
+    Works with any `LightningModule`. However the fit ends, module and processor are left as they
+    were found. It belongs before the progress bar in the list of callbacks.
+
+    Args:
+        steps_per_execution: Optimiser steps at most that follow each other within a round of
+            Lightning's loop. 1 leaves Lightning's loop alone.
+        matmul_precision: Precision of float32 matrix products for the time of a fit, as
+            `torch.set_float32_matmul_precision` has it: ``highest`` is the lecture's arithmetic,
+            ``high`` lets an NVIDIA GPU use TF32, which is faster and rounds to ten bits.
+
+    Raises:
+        ValueError: If ``steps_per_execution`` is not positive.
+
+    Example:
+        >>> trainer = Trainer(callbacks=[FastTraining()], logger=False, accelerator="cpu")
+    """
+
+    def __init__(
+        self,
+        steps_per_execution: int = 256,
+        matmul_precision: Literal["highest", "high", "medium"] = "highest",
+    ) -> None:
+        if steps_per_execution < 1:
+            raise ValueError(f"steps_per_execution must be at least 1, got {steps_per_execution}")
+        self.steps_per_execution = steps_per_execution
+        self.matmul_precision = matmul_precision
+        self._precision_before: str | None = None
+        self._stacks: list[nn.Module] = []
+        self._epoch = -1
+        self._further_steps = 0
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Prepare the module and the processor."""
+        self._epoch = -1
+        for module in pl_module.modules():
+            if is_stack(module):
+                assert isinstance(module, nn.Sequential)
+                module.forward = FastForward(module)  # type: ignore[method-assign]
+                self._stacks.append(module)
+        flush_denormals(True)
+        self._precision_before = torch.get_float32_matmul_precision()
+        torch.set_float32_matmul_precision(self.matmul_precision)
+
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Leave the module and the processor as they were found."""
+        for module in self._stacks:
+            vars(module).pop("forward", None)
+        self._stacks = []
+        if self._precision_before is not None:
+            flush_denormals(False)
+            torch.set_float32_matmul_precision(self._precision_before)
+            self._precision_before = None
+
+    def on_exception(
+        self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
+    ) -> None:
+        """Leave the module and the processor as they were found."""
+        self.on_fit_end(trainer, pl_module)
+
+    def on_train_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+    ) -> None:
+        """Take the steps that follow Lightning's own."""
+        if trainer.current_epoch != self._epoch:  # at whose start callbacks may change settings
+            self._epoch = trainer.current_epoch
+            alone = rounds.acts_between_batches(trainer, self)
+            self._further_steps = 0 if alone else self.steps_per_execution - 1
+        if not self._further_steps or rounds.logs_batches(trainer):
+            return
+        optimizer = trainer.optimizers[0]
+        direct_step = None
+        if rounds.steps_plainly(trainer):
+            take: Callable[[], object] = optimizer.step
+            if fused_adam.supports(optimizer):
+                take = fused_adam.FusedAdam(optimizer).step
+            direct_step = rounds.DirectStep(trainer, take, self)
+        logged = len(trainer._results or ())
+        for following, index in rounds.further_batches(trainer, self._further_steps):
+            if direct_step:
+                direct_step(following, index)
+            else:
+                rounds.lightning_step(trainer, following, index)
+            if len(trainer._results or ()) != logged:
+                return  # Lightning is to end the batch that has logged something

@@ -1,0 +1,225 @@
+"""Further batches within one round of Lightning's loop, counted as if it had gone round for each.
+
+Lightning's loops have no public names; what is called of them in training stands in this file, and
+the tests of `FastTraining` compare every counter with those of a plain fit.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint, ProgressBar, Timer
+from lightning.pytorch.profilers import PassThroughProfiler
+from lightning.pytorch.strategies import SingleDeviceStrategy
+from lightning.pytorch.utilities.model_helpers import is_overridden
+from lightning.pytorch.utilities.signature_utils import is_param_in_hook_signature
+from torch.optim import LBFGS
+from torchmetrics import Metric
+
+BATCH_HOOKS = ("on_train_batch_start", "on_train_batch_end")
+STEP_HOOKS = (
+    "on_before_zero_grad",
+    "on_before_backward",
+    "on_after_backward",
+    "on_before_optimizer_step",
+)
+STEP_METHODS = ("backward", "optimizer_step", "optimizer_zero_grad", "configure_gradient_clipping")
+TRANSFER_HOOKS = (
+    "on_before_batch_transfer",
+    "transfer_batch_to_device",
+    "on_after_batch_transfer",
+)
+_LOGGING_HOOKS = ("training_step", *BATCH_HOOKS, *STEP_HOOKS, *STEP_METHODS, *TRANSFER_HOOKS)
+
+
+def acts_between_batches(trainer: Trainer, own: Callback) -> bool:
+    """Tell whether anything has to see each batch come and go, so that a round has one batch.
+
+    Progress bars, timers and a `ModelCheckpoint` that saves by epochs have a hook for batches and
+    do not mind to be called once a round.
+
+    Args:
+        trainer: The Trainer that fits.
+        own: The callback that asks, which does not count.
+    """
+    module = trainer.lightning_module
+    return (
+        not module.automatic_optimization
+        or is_param_in_hook_signature(module.training_step, "dataloader_iter", explicit=True)
+        or trainer.accumulate_grad_batches != 1
+        or not isinstance(trainer.profiler, PassThroughProfiler)  # type: ignore[attr-defined]
+        or overrides(module, LightningModule, BATCH_HOOKS)
+        or any(
+            overrides(callback, Callback, BATCH_HOOKS) and not _is_content_with_rounds(callback)
+            for callback in trainer.callbacks  # type: ignore[attr-defined]
+            if callback is not own
+        )
+    )
+
+
+def _is_content_with_rounds(callback: Callback) -> bool:
+    if isinstance(callback, ModelCheckpoint):
+        return callback._every_n_train_steps == 0 and callback._train_time_interval is None
+    return isinstance(callback, (ProgressBar, Timer))
+
+
+def steps_plainly(trainer: Trainer) -> bool:
+    """Tell whether a step is no more than the module's, autograd's, the optimiser's and hooks.
+
+    If so, they can be called directly; if not, Lightning's own step is taken for each batch.
+
+    Args:
+        trainer: The Trainer that fits.
+    """
+    module, data = trainer.lightning_module, getattr(trainer, "datamodule", None)
+    kind = type(trainer.optimizers[0])
+    return (
+        kind.__module__.startswith("torch.optim.")
+        and kind is not LBFGS  # which calls forward and backward itself, several times
+        and trainer.precision == "32-true"
+        and type(trainer.strategy) is SingleDeviceStrategy
+        and trainer.strategy.root_device.type == "cpu"
+        and not trainer.gradient_clip_val
+        and not overrides(module, LightningModule, STEP_HOOKS + STEP_METHODS + TRANSFER_HOOKS)
+        and (data is None or not overrides(data, LightningDataModule, TRANSFER_HOOKS))
+    )
+
+
+def overrides(instance: object, parent: type, hooks: tuple[str, ...]) -> bool:
+    """Tell whether an instance has any of the hooks of its parent class for itself."""
+    return any(is_overridden(hook, instance, parent) for hook in hooks)
+
+
+def logs_batches(trainer: Trainer) -> bool:
+    """Tell whether something is logged at each batch, so that Lightning has to see each end.
+
+    A metric whose mean is logged once an epoch does not count: what updates it goes on doing so.
+
+    Args:
+        trainer: The Trainer that fits, at the end of a batch.
+    """
+    return any(
+        result.meta.fx in _LOGGING_HOOKS
+        and (result.meta.on_step or result.is_tensor or not isinstance(result.value, Metric))
+        for result in (trainer._results or {}).values()
+    )
+
+
+def batches_until_something_is_due(trainer: Trainer) -> int:
+    """Count the batches that may follow the current one before Lightning has something to do.
+
+    Args:
+        trainer: The Trainer that fits, at the end of a batch.
+    """
+    epoch_loop = trainer.fit_loop.epoch_loop
+    due = [trainer.num_training_batches - epoch_loop.batch_progress.current.ready]
+    if trainer.max_steps >= 0:
+        due.append(trainer.max_steps - trainer.global_step)
+    interval = trainer.val_check_batch
+    if interval and interval != float("inf") and epoch_loop._should_check_val_epoch():
+        across_epochs = trainer.check_val_every_n_epoch is None
+        index = epoch_loop.total_batch_idx if across_epochs else epoch_loop.batch_idx
+        due.append(-(index + 1) % interval)
+    few = min(due)
+    return 1 << 62 if few == float("inf") else max(int(few), 0)
+
+
+def further_batches(trainer: Trainer, most: int) -> Iterator[tuple[Any, int]]:
+    """Yield the batches that follow the current one, and their indices within the epoch.
+
+    Args:
+        trainer: The Trainer that fits, at the end of a batch.
+        most: Number of batches at most.
+    """
+    epoch_loop, fetcher = trainer.fit_loop.epoch_loop, trainer.fit_loop._data_fetcher
+    batches, schedules = epoch_loop.batch_progress, bool(trainer.lr_scheduler_configs)
+    results = trainer._results
+    assert fetcher is not None
+    assert results is not None
+    for _ in range(min(most, batches_until_something_is_due(trainer))):
+        if batches.is_last_batch or trainer.should_stop or trainer.received_sigterm:
+            return
+        # what Lightning does after the batch before ...
+        batches.increment_completed()
+        if schedules:
+            epoch_loop.update_lr_schedulers("step", update_plateau_schedulers=True)
+        epoch_loop._batches_that_stepped += 1
+        # ... and before and after this one
+        batch, _, _ = next(fetcher)
+        batches.is_last_batch = fetcher.done
+        batches.increment_ready()
+        results.batch, results.batch_size = batch, None  # from which `self.log` takes the size
+        batches.increment_started()
+        yield batch, epoch_loop.batch_idx
+        batches.increment_processed()
+        if schedules:
+            epoch_loop.update_lr_schedulers("step", update_plateau_schedulers=False)
+            if epoch_loop._num_ready_batches_reached():
+                epoch_loop.update_lr_schedulers("epoch", update_plateau_schedulers=False)
+
+
+def lightning_step(trainer: Trainer, batch: Any, index: int) -> None:
+    """Take a step on a batch as Lightning does, with all its hooks and methods.
+
+    Args:
+        trainer: The Trainer that fits.
+        batch: The batch, as the loader has made it.
+        index: Its index within the epoch.
+    """
+    epoch_loop, module = trainer.fit_loop.epoch_loop, trainer.lightning_module
+    batch = trainer.precision_plugin.convert_input(batch)
+    batch = module._on_before_batch_transfer(batch, dataloader_idx=0)
+    batch = trainer.strategy.batch_to_device(batch, dataloader_idx=0)
+    arguments = epoch_loop._build_kwargs(OrderedDict(), batch, index)
+    epoch_loop.automatic_optimization.run(trainer.optimizers[0], index, arguments)
+
+
+class DirectStep:
+    """A step that calls the module, autograd, the optimiser and callbacks' hooks, and no more.
+
+    Args:
+        trainer: The Trainer that fits, for which `steps_plainly` holds.
+        take: Steps the optimiser, of whose weights the gradients are there.
+        own: The callback that takes the step, whose own hooks are not called.
+    """
+
+    def __init__(self, trainer: Trainer, take: Callable[[], object], own: Callback) -> None:
+        self._trainer, self._module = trainer, trainer.lightning_module
+        self._optimizer, self._take = trainer.optimizers[0], take
+        self._progress = trainer.fit_loop.epoch_loop.automatic_optimization.optim_progress
+        self._weights = [w for group in self._optimizer.param_groups for w in group["params"]]
+        callbacks = trainer.callbacks  # type: ignore[attr-defined]
+        self._listeners = {
+            hook: [c for c in callbacks if c is not own and overrides(c, Callback, (hook,))]
+            for hook in STEP_HOOKS
+        }
+        self._with_index = is_param_in_hook_signature(
+            self._module.training_step, "batch_idx", min_args=2
+        )
+
+    def __call__(self, batch: Any, index: int) -> None:
+        """Take a step on a batch of the given index within the epoch."""
+        self._progress.optimizer.step.increment_ready()
+        self._module._current_fx_name = "training_step"
+        arguments = (batch, index) if self._with_index else (batch,)
+        output = self._module.training_step(*arguments)
+        loss = output["loss"] if isinstance(output, Mapping) else output
+        self._call("on_before_zero_grad", self._optimizer)
+        for weight in self._weights:  # `Optimizer.zero_grad` does this in ten times the time
+            weight.grad = None
+        if loss is not None:
+            self._call("on_before_backward", loss)
+            loss.backward()
+            self._call("on_after_backward")
+        self._call("on_before_optimizer_step", self._optimizer)
+        self._take()
+        self._module._current_fx_name = None
+        self._progress.optimizer.step.increment_completed()
+
+    def _call(self, hook: str, *arguments: object) -> None:
+        for callback in self._listeners[hook]:
+            self._module._current_fx_name = hook
+            getattr(callback, hook)(self._trainer, self._module, *arguments)

@@ -125,7 +125,7 @@ class GPADataModule(LightningDataModule):
         self._split.sizes(len(table.target), table.provenance.location)
         if table.provenance.kind == "file" and self._processes_here > 1:
             self._table = shared = self._streamed(table.provenance.location)
-            shared.share(table, self.cache_dir, self._split, self._scaler)
+            shared.mapped(self.cache_dir, self._split, self._scaler, table)
 
     @property
     def _processes_here(self) -> int:

@@ -4,17 +4,17 @@ import hashlib
 import logging
 import os
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Literal, NamedTuple, get_args
 
 import numpy as np
 import pandas as pd
-from filelock import FileLock, Timeout
 from platformdirs import user_cache_dir
 
 from gpa_lightning.data.download import DownloadError, fetch
+from gpa_lightning.data.file_lock import file_lock
 from gpa_lightning.data.formats import Rows, TrainingFile, opened, opened_training
 from gpa_lightning.data.table import (
     FEATURES,
@@ -153,37 +153,21 @@ def _downloaded() -> Table:
         return _read_published(cache, "cache", str(cache))
     except DataError as error:
         failures = [str(error)] if cache.exists() else []
-    with _alone(cache.parent) as waited:
-        if waited:
-            with suppress(DataError):
-                return _read_published(cache, "cache", str(cache))
-            raise DataError("another process could not download the GPA table")
-        for url in ADDRESSES:
-            try:
-                return fetch(url, cache, partial(_read_published, kind="download", location=url))
-            except (DataError, DownloadError) as error:  # noqa: PERF203  each has its own reason
-                failures.append(str(error))
-    raise DataError(f"the GPA table cannot be downloaded ({'; '.join(failures)})")
-
-
-@contextmanager
-def _alone(cache: Path) -> Iterator[bool]:
-    """Let no other process of this user download meanwhile; yield whether one just did."""
-    lock = FileLock(f"{cache}.lock")  # beside the folder, which holds tables alone
-    waited = False
     try:
-        cache.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            lock.acquire(timeout=0)
-        except Timeout:
-            waited = True
-            lock.acquire()
+        with file_lock(cache.parent) as waited:
+            if waited:
+                with suppress(DataError):
+                    return _read_published(cache, "cache", str(cache))
+                raise DataError("another process could not download the GPA table")
+            for url in ADDRESSES:
+                check = partial(_read_published, kind="download", location=url)
+                try:
+                    return fetch(url, cache, check)
+                except (DataError, DownloadError) as error:
+                    failures.append(str(error))
     except OSError as error:
-        raise DataError(f"{cache}: cannot be written: {error.strerror or error}") from error
-    try:
-        yield waited
-    finally:
-        lock.release()
+        raise DataError(f"{cache.parent}: cannot be written: {error.strerror or error}") from error
+    raise DataError(f"the GPA table cannot be downloaded ({'; '.join(failures)})")
 
 
 def _read_published(file: Path, kind: Literal["cache", "download"], location: str) -> Table:

@@ -22,19 +22,19 @@ import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
-from functools import cached_property
+from functools import cached_property, partial
 from itertools import repeat
 from pathlib import Path
-from typing import IO, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import psutil
 import torch
-from filelock import FileLock, Timeout
 from platformdirs import user_cache_dir
 from torch import Tensor
 
-from gpa_lightning.data.formats import TrainingFile, opened_training
+from gpa_lightning.data.file_lock import file_lock
+from gpa_lightning.data.formats import opened_training
 from gpa_lightning.data.loaders import TableDataset
 from gpa_lightning.data.sources import training_columns, training_rows
 from gpa_lightning.data.split import (
@@ -92,22 +92,20 @@ class MappedDataset(TableDataset):
 
     def __init__(self, folder: Path, in_features: int, start: int, stop: int) -> None:
         self._arguments = (folder, in_features, start, stop)
-        self._features = _Rows(folder / _FEATURES, in_features)
-        self._target = _Rows(folder / _TARGET, 1)
-        super().__init__(self._features.mapped[start:stop], self._target.mapped[start:stop])
+        self._columns = _Rows(folder / _FEATURES, in_features), _Rows(folder / _TARGET, 1)
+        super().__init__(*(each.mapped[start:stop] for each in self._columns))
         self._start = start
         self._units: tuple[Tensor, Tensor] | None = None
 
     def __getitem__(self, rows: Tensor | slice) -> tuple[Tensor, ...]:
         """Return a slice of rows, or the rows of the given numbers."""
         if isinstance(rows, slice) or not hasattr(os, "pread"):  # Windows
-            self._features.release()
-            self._target.release()
+            for each in self._columns:
+                each.release()
             x, y = super().__getitem__(rows)
         else:
-            # one by one, because touching a single row of a map may bring in megabytes around it
-            numbers = rows.long() + self._start
-            x, y = self._features.read(numbers), self._target.read(numbers)
+            # one by one: touching a single row of a map may bring in 2 MB around it
+            x, y = (each.read(rows.long() + self._start) for each in self._columns)
         if self._units is not None:
             factor, shift = self._units
             x = x * factor + shift
@@ -130,10 +128,9 @@ class _Rows:
     """
 
     def __init__(self, path: Path, width: int) -> None:
-        with path.open("rb") as file:
-            self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-            self._descriptor = os.dup(file.fileno())
+        self._descriptor = os.open(path, os.O_RDONLY)
         weakref.finalize(self, os.close, self._descriptor)
+        self._map = mmap.mmap(self._descriptor, 0, access=mmap.ACCESS_READ)
         with warnings.catch_warnings():
             # that it must not be written to; a writable map would have to fit into memory
             warnings.filterwarnings("ignore", "The given buffer is not writable")
@@ -197,7 +194,11 @@ class StreamedTable:
             return table.sha256()
 
     def mapped(
-        self, cache_dir: str | Path | None, split: Split, scaler: dict[str, Tensor]
+        self,
+        cache_dir: str | Path | None,
+        split: Split,
+        scaler: dict[str, Tensor],
+        table: Table | None = None,
     ) -> MappedTable:
         """Return the standardised table, from the cache or else by way of it.
 
@@ -205,53 +206,28 @@ class StreamedTable:
             cache_dir: Folder of the cache, by default the user's.
             split: The split into sets.
             scaler: The units to put the features into; if empty, those of the training rows.
+            table: What is in the file, if this process has it in memory.
 
         Raises:
             DataError: If the table is not valid or too short for the split, or if the cache cannot
                 be written.
         """
         folder = self._folder(cache_dir, split, scaler)
-        with _to_be_made(folder) as partial:
-            if partial:
-                self._stream(partial, folder, split, scaler)
+        with _made(folder) as temporary:
+            if temporary:
+                rows = self._count_rows() if table is None else len(table.target)
+                drawn = split.draw(rows, self.location)
+                dealt = temporary / "rows.f64"
+                if table is None:
+                    self._announce_stream(folder, rows)
+                    self._deal_out(drawn.order, dealt)
+                    ordered = partial(_from_file, dealt, drawn.order, len(self._columns.names))
+                else:
+                    self._announce_sharing(folder, rows)
+                    ordered = partial(_from_memory, table, drawn.order)
+                _standardise(temporary, drawn, scaler, ordered)
+                dealt.unlink(missing_ok=True)
         return self._open(folder)
-
-    def share(
-        self,
-        table: Table,
-        cache_dir: str | Path | None,
-        split: Split,
-        scaler: dict[str, Tensor],
-    ) -> None:
-        """Put the table, which a process has in memory, into the cache for those beside it.
-
-        Args:
-            table: What is in the file.
-            cache_dir: As for `mapped`.
-            split: As for `mapped`.
-            scaler: As for `mapped`.
-
-        Raises:
-            DataError: If the table is too short for the split, or if the cache cannot be written.
-        """
-        folder = self._folder(cache_dir, split, scaler)
-        drawn = split.draw(len(table.target), self.location)
-
-        def ordered(rows: int) -> Iterator[Array]:
-            for block in blocks(rows):
-                numbers = drawn.order[block]
-                yield np.column_stack([table.features[numbers], table.target[numbers]])
-
-        with _to_be_made(folder) as partial:
-            if partial:
-                size = 4 * len(table.target) * len(self._columns.names)
-                log.log(
-                    logging.WARNING if size >= _WORTH_A_WARNING else logging.INFO,
-                    "%s: the processes of this machine share its rows in %s: %s. Later runs find "
-                    "them there; delete them when you are done.",
-                    *(self.location, folder, _size(size)),
-                )
-                self._standardise(partial, drawn, scaler, ordered)
 
     def _folder(
         self, cache_dir: str | Path | None, split: Split, scaler: dict[str, Tensor]
@@ -276,34 +252,20 @@ class StreamedTable:
         provenance = Provenance("file", self.location, found["rows"], self._sha256)
         return MappedTable(folder, provenance, found["training"], found["validation"], scaler)
 
-    def _stream(self, partial: Path, folder: Path, split: Split, scaler: dict[str, Tensor]) -> None:
-        """Write the rows, by way of a file in double precision."""
-        cache = folder.parent
+    def _blocks(self) -> Iterator[Array]:
+        """Yield the rows of the table, the target last, in blocks of any length."""
         with opened_training(self.file, self.location) as table:
-            rows = table.num_rows
-            if rows is None:
-                rows = sum(len(values) for values, _ in table.rows(self._columns.places))
-            drawn = split.draw(rows, self.location)
-            self._announce(cache, folder, rows)
-            self._deal_out(table, drawn.order, partial / "rows.f64")
-        order, width = drawn.order, len(self._columns.names)
+            for values, _ in training_rows(table, self._columns, self.location):
+                yield values
 
-        def ordered(rows: int) -> Iterator[Array]:
-            with _opened(partial / "rows.f64", "rb") as file:
-                for block in blocks(len(order)):
-                    if block.start >= rows:
-                        return
-                    values = np.fromfile(file, np.float64, width * (block.stop - block.start))
-                    found = np.empty((block.stop - block.start, width))
-                    found[np.argsort(order[block])] = values.reshape(-1, width)
-                    yield found[: rows - block.start]
+    def _count_rows(self) -> int:
+        with opened_training(self.file, self.location) as table:
+            if table.num_rows is not None:
+                return table.num_rows
+            return sum(len(values) for values, _ in table.rows(self._columns.places))
 
-        self._standardise(partial, drawn, scaler, ordered)
-        with _writing(cache):
-            (partial / "rows.f64").unlink()
-
-    def _announce(self, cache: Path, folder: Path, rows: int) -> None:
-        values = rows * len(self._columns.names)
+    def _announce_stream(self, folder: Path, rows: int) -> None:
+        cache, values = folder.parent, rows * len(self._columns.names)
         free = shutil.disk_usage(cache).free
         if free < 12 * values:
             raise DataError(
@@ -317,125 +279,106 @@ class StreamedTable:
             *(self.location, f"{rows:,}", folder, _size(4 * values), _size(8 * values)),
         )
 
-    def _deal_out(self, table: TrainingFile, order: RowNumbers, path: Path) -> None:
+    def _announce_sharing(self, folder: Path, rows: int) -> None:
+        size = 4 * rows * len(self._columns.names)
+        log.log(
+            logging.WARNING if size >= _WORTH_A_WARNING else logging.INFO,
+            "%s: the processes of this machine share its rows in %s: %s. Later runs find "
+            "them there; delete them when you are done.",
+            *(self.location, folder, _size(size)),
+        )
+
+    def _deal_out(self, order: RowNumbers, path: Path) -> None:
         """Write each row into the block of ``order`` that it belongs to, in the table's order."""
         ends = np.array([block.start for block in blocks(len(order))])
         block_of = np.empty(len(order), np.min_scalar_type(len(ends)))
         for number, block in enumerate(blocks(len(order))):
             block_of[order[block]] = number
-        row_bytes = 8 * len(self._columns.names)
         first = 0
-        with _opened(path, "wb") as file:
-            for values, _ in training_rows(table, self._columns, self.location):
+        with path.open("wb") as file:
+            for values in self._blocks():
                 numbers = block_of[first : first + len(values)]
                 first += len(values)
                 if first > len(order):
                     break
-                values = values[np.argsort(numbers, kind="stable")]
                 present, counts = np.unique(numbers, return_counts=True)
-                parts = np.split(values, np.cumsum(counts)[:-1])
-                with _writing(path.parent.parent):
-                    for number, part in zip(present, parts, strict=True):
-                        file.seek(int(ends[number]) * row_bytes)
-                        file.write(part.tobytes())
+                parts = np.split(values[np.argsort(numbers, kind="stable")], np.cumsum(counts)[:-1])
+                for number, part in zip(present, parts, strict=True):
+                    file.seek(int(ends[number]) * part[0].nbytes)
+                    file.write(part.tobytes())
                 ends[present] += counts
         if first != len(order):
             raise DataError(f"{self.location}: was changed while it was read")
 
-    def _standardise(
-        self,
-        partial: Path,
-        split: SplitRows,
-        scaler: dict[str, Tensor],
-        ordered: Callable[[int], Iterator[Array]],
-    ) -> None:
-        """Fit the scaler and write the rows, which ``ordered`` yields in order, in its units."""
-        order, training, validation = split
-        if not scaler:
-            scaler = fit_scaler(values[:, :-1].copy() for values in ordered(training))
-        with (
-            _opened(partial / _FEATURES, "wb") as features,
-            _opened(partial / _TARGET, "wb") as target,
-        ):
-            for values in ordered(len(order)):
-                x = standardised(values[:, :-1], scaler)
-                y = values[:, -1].astype(np.float32)
-                with _writing(partial.parent):
-                    features.write(x.tobytes())
-                    target.write(y.tobytes())
-            with _writing(partial.parent):
-                for file in (features, target):
-                    file.flush()
-                    os.fsync(file.fileno())
-        units = {name: scaler[name].tolist() for name in ("mean", "scale")}
-        sizes = {"rows": len(order), "training": training, "validation": validation}
-        with _writing(partial.parent):
-            (partial / _DESCRIPTION).write_text(json.dumps(sizes | units))
+
+def _from_file(path: Path, order: RowNumbers, width: int) -> Iterator[Array]:
+    """Yield the rows that were dealt out to a file, in order, block by block."""
+    with path.open("rb") as file:
+        for block in blocks(len(order)):
+            rows = order[block]
+            values = np.empty((len(rows), width))
+            values[np.argsort(rows)] = np.fromfile(file, count=values.size).reshape(-1, width)
+            yield values
+
+
+def _from_memory(table: Table, order: RowNumbers) -> Iterator[Array]:
+    """Yield a table's rows in order, block by block."""
+    for block in blocks(len(order)):
+        rows = order[block]
+        yield np.column_stack([table.features[rows], table.target[rows]])
+
+
+def _standardise(
+    folder: Path,
+    split: SplitRows,
+    scaler: dict[str, Tensor],
+    ordered: Callable[[], Iterator[Array]],
+) -> None:
+    """Fit the scaler and write the rows, which ``ordered`` yields in order, in its units."""
+    order, training, validation = split
+    if not scaler:
+        scaler = fit_scaler(
+            values[: block.stop - block.start, :-1].copy()
+            for block, values in zip(blocks(training), ordered(), strict=False)
+        )
+    with (folder / _FEATURES).open("wb") as features, (folder / _TARGET).open("wb") as target:
+        for values in ordered():
+            features.write(standardised(values[:, :-1], scaler).tobytes())
+            target.write(values[:, -1].astype(np.float32).tobytes())
+        for file in (features, target):
+            file.flush()
+            os.fsync(file.fileno())
+    units = {name: scaler[name].tolist() for name in ("mean", "scale")}
+    sizes = {"rows": len(order), "training": training, "validation": validation}
+    (folder / _DESCRIPTION).write_text(json.dumps(sizes | units))
 
 
 @contextmanager
-def _to_be_made(folder: Path) -> Iterator[Path | None]:
+def _made(folder: Path) -> Iterator[Path | None]:
     """Yield a temporary folder that becomes the given one, or None if that is there already."""
     cache = folder.parent
-    if folder.exists():
-        yield None
-        return
-    with _writing(cache):
-        cache.mkdir(parents=True, exist_ok=True)
-    with _alone(cache):
+    try:
         if folder.exists():
             yield None
             return
-        partial = folder.with_suffix(".partial")
-        with _writing(cache):
+        with file_lock(cache):
             for left_behind in cache.glob("*.partial"):  # by a process that was killed
                 shutil.rmtree(left_behind)
-            partial.mkdir()
-        try:
-            yield partial
-            with _writing(cache):
-                partial.rename(folder)
-        finally:
-            shutil.rmtree(partial, ignore_errors=True)
-
-
-@contextmanager
-def _opened(path: Path, mode: str) -> Iterator[IO[Any]]:
-    with _writing(path.parent.parent):
-        file = path.open(mode)
-    try:
-        yield file
-    finally:
-        with _writing(path.parent.parent):
-            file.close()
-
-
-@contextmanager
-def _writing(cache: Path) -> Iterator[None]:
-    """Tell what goes wrong with the cache from what goes wrong with the table."""
-    try:
-        yield
+            if folder.exists():  # made meanwhile
+                yield None
+                return
+            temporary = folder.with_suffix(".partial")
+            temporary.mkdir()
+            try:
+                yield temporary
+                temporary.rename(folder)
+            finally:
+                shutil.rmtree(temporary, ignore_errors=True)
     except OSError as error:
         raise DataError(
             f"{cache}: cannot be written: {error.strerror or error}; "
             "name another folder with --data.cache_dir"
         ) from error
-
-
-@contextmanager
-def _alone(cache: Path) -> Iterator[None]:
-    """Let no other process write to the cache meanwhile."""
-    lock = FileLock(cache / ".lock")
-    with _writing(cache):
-        try:
-            lock.acquire(timeout=0)
-        except Timeout:
-            log.warning("%s: waiting for another process that writes there", cache)
-            lock.acquire()
-    try:
-        yield
-    finally:
-        lock.release()
 
 
 def _size(size: int) -> str:

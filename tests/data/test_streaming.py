@@ -24,7 +24,7 @@ from sklearn.preprocessing import StandardScaler
 
 from gpa_lightning import GPADataModule, GPARegressor
 from gpa_lightning.commands.train import train
-from gpa_lightning.data import formats, split, streaming
+from gpa_lightning.data import file_lock, formats, split, streaming
 from gpa_lightning.data.table import DataError
 from gpa_lightning.data.twin import synthetic_twin
 
@@ -177,7 +177,7 @@ def test_another_process_that_writes_the_cache_is_waited_for(tables, monkeypatch
             other.release()
         return True
 
-    monkeypatch.setattr(streaming.log, "filters", [hear])
+    monkeypatch.setattr(file_lock.log, "filters", [hear])
     assert_same_sets(streamed(tables["csv"]), set_up(tables["csv"]))
     assert said[0] == "tables: waiting for another process that writes there"
 

@@ -1,0 +1,38 @@
+"""One process at a time writes to a folder."""
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+log = logging.getLogger(__name__)
+
+
+@contextmanager
+def file_lock(folder: Path) -> Iterator[bool]:
+    """Let no other process that asks write to a folder, which is made if need be, meanwhile.
+
+    Args:
+        folder: The folder. The lock is a hidden file in it.
+
+    Yields:
+        Whether another process had to be waited for.
+
+    Raises:
+        OSError: If the folder cannot be written.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(folder / ".lock")
+    waited = False
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        log.warning("%s: waiting for another process that writes there", folder)
+        lock.acquire()
+        waited = True
+    try:
+        yield waited
+    finally:
+        lock.release()

@@ -52,11 +52,7 @@ def run(
 
 
 def study(settings: Settings) -> Result:
-    """Cross-validate ever larger networks.
-
-    Args:
-        settings: Its first seed is that of the folds and of the networks.
-    """
+    """Cross-validate ever larger networks; the first seed is that of folds and weights."""
     networks = QUICK_NETWORKS if settings.quick else NETWORKS
     epochs, folds = (2, 2) if settings.quick else (30, 5)
     seed = settings.seeds[0]

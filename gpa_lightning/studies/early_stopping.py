@@ -49,17 +49,9 @@ def run(
     with TemporaryDirectory() as checkpoints:
         best = ModelCheckpoint(checkpoints, monitor="val_loss", save_weights_only=True)
         started = time.perf_counter()
-        model, trainer = fit(
-            settings,
-            folder,
-            data,
-            lambda: GPARegressor(settings.in_features, hidden),
-            best,
-            *stopping,
-            seed=seed,
-            max_epochs=epochs,
-            enable_checkpointing=True,
-        )
+        model = GPARegressor(settings.in_features, hidden)
+        flags = {"max_epochs": epochs, "enable_checkpointing": True}
+        trainer = fit(settings, folder, data, model, best, *stopping, **flags)
         outcome: Outcome = {
             "epochs": trainer.current_epoch,
             "seconds": time.perf_counter() - started,
@@ -79,11 +71,7 @@ def _fingerprint(model: GPARegressor) -> str:
 
 
 def study(settings: Settings) -> Result:
-    """Compare patience 1, 3, 10 and none.
-
-    Args:
-        settings: A run a seed and patience.
-    """
+    """Compare patience 1, 3, 10 and none, with each seed."""
     epochs, hidden = (4, QUICK_HIDDEN) if settings.quick else (100, HIDDEN)
     runs = [
         Run(

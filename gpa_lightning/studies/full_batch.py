@@ -33,17 +33,9 @@ def run(
     data = settings.data_module(seed, batch_size="full", val_size=0.0)
     curves = LossCurves()
     started = time.perf_counter()
-    model, trainer = fit(
-        settings,
-        folder,
-        data,
-        lambda: GPARegressor(settings.in_features, hidden),
-        curves,
-        seed=seed,
-        accelerator=device,
-        max_epochs=epochs,
-        limit_val_batches=0,
-    )
+    model = GPARegressor(settings.in_features, hidden)
+    flags = {"accelerator": device, "max_epochs": epochs, "limit_val_batches": 0}
+    trainer = fit(settings, folder, data, model, curves, **flags)
     seconds = time.perf_counter() - started
     tested = trainer.test(model, data, verbose=False)[0]
     losses = [loss for _, loss in curves.training]
@@ -64,10 +56,10 @@ def runs_on(settings: Settings, device: str) -> list[Run]:
 
 
 def study(settings: Settings) -> Result:
-    """Train on each device that there is, and set the losses beside the lecture's.
+    """Train with each seed, and set the losses beside the lecture's.
 
     Args:
-        settings: ``auto`` for the accelerator means all that are there.
+        settings: Settings; ``auto`` for the accelerator means the CPU and, if there is one, a GPU.
     """
     if settings.accelerator == "auto":
         devices: list[str] = sorted({"cpu", settings.device})

@@ -59,11 +59,7 @@ def least_squares(matrix: Array, target: Array) -> Array:
 
 
 def study(settings: Settings) -> Result:
-    """Fit both to 1,000 draws of the ten points.
-
-    Args:
-        settings: Its first seed is the draws'.
-    """
+    """Fit both to 1,000 draws of the ten points; the first seed is that of the draws."""
     draws = 50 if settings.quick else 1000
     random = np.random.default_rng(settings.seeds[0])
     # a polynomial's squared distance from y = x has degree 20: 16 nodes integrate it exactly

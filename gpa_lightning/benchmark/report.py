@@ -18,12 +18,7 @@ PACKAGES = ("torch", "lightning", "numpy", "scikit-learn", "skorch", "keras", "j
 
 @dataclass(frozen=True)
 class Report:
-    """A page and a chart.
-
-    Args:
-        page: Markdown.
-        chart: A figure.
-    """
+    """A page of Markdown and a chart."""
 
     page: str
     chart: Figure

@@ -146,7 +146,7 @@ def _claims(table: pd.DataFrame, tests: pd.DataFrame, full: list[float]) -> list
 
 def _summary(table: pd.DataFrame, tests: pd.DataFrame) -> pd.DataFrame:
     mean = table.groupby("epoch").average_train_loss.mean()
-    others = [name for name in tests.columns if name not in ("seed", "mini-batch")]
+    others = tests.columns.drop(["seed", "mini-batch"])
     nothing = float("nan")
     return pd.DataFrame(
         {

@@ -31,7 +31,7 @@ def basis(x: Array, degree: int) -> Array:
 
     Args:
         x: Shape ``(n,)``.
-        degree: Of the highest.
+        degree: Degree of the highest.
 
     Returns:
         Shape ``(n, degree + 1)``.
@@ -50,12 +50,9 @@ def least_squares(matrix: Array, target: Array) -> Array:
     """
     rows, columns = matrix.shape
     q, r = np.linalg.qr(matrix.T if rows < columns else matrix)
-    weights: Array
     if rows < columns:
-        weights = q @ np.linalg.solve(r.T, target)
-    else:
-        weights = np.linalg.solve(r, q.T @ target)
-    return weights
+        return q @ np.linalg.solve(r.T, target)
+    return np.linalg.solve(r, q.T @ target)
 
 
 def study(settings: Settings) -> Result:
@@ -112,7 +109,6 @@ def study(settings: Settings) -> Result:
         median_expected_test_mse=("expected_test_mse", "median"),
         smallest_expected_test_mse=("expected_test_mse", "min"),
     )
-    figure = _figure(settings.seeds[0])
     return Result(
         name="polynomial",
         title="Ten points, a line and a 10th-degree polynomial",
@@ -125,7 +121,7 @@ def study(settings: Settings) -> Result:
         "MSE over fresh points is an exact integral; medians, since single draws explode.",
         table=table,
         summary=summary,
-        figure=figure,
+        figure=_figure(settings.seeds[0]),
         alt="Ten noisy points along a diagonal; a straight line passes between them, while the "
         "10th-degree polynomial passes through each and swings far away in between.",
         claims=claims,

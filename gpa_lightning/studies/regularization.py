@@ -96,17 +96,12 @@ def study(settings: Settings) -> Result:
     for strategy, strengths in GRIDS.items():
         tried = (strengths[0], strengths[-1]) if settings.quick else strengths
         grid += [(strategy, strength) for strength in tried]
+    shared = {"hidden": list(hidden), "epochs": epochs}
     runs = [
         Run(
             f"{strategy.replace(' ', '-')}-{strength:g}-seed-{seed}",
             run,
-            {
-                "seed": seed,
-                "strategy": strategy,
-                "strength": strength,
-                "hidden": list(hidden),
-                "epochs": epochs,
-            },
+            {"seed": seed, "strategy": strategy, "strength": strength, **shared},
         )
         for strategy, strength in grid
         for seed in settings.repetitions

@@ -30,11 +30,11 @@ def basis(x: Array, degree: int) -> Array:
     """Evaluate the Legendre polynomials up to ``degree``, orthonormal on [0, END].
 
     Args:
-        x: Shape ``(n,)``.
-        degree: Degree of the highest.
+        x: Points, shape ``(n,)``.
+        degree: Degree of the last polynomial.
 
     Returns:
-        Shape ``(n, degree + 1)``.
+        Values, shape ``(n, degree + 1)``.
     """
     scale = np.sqrt((2 * np.arange(degree + 1) + 1) / END)
     values: Array = legendre.legvander(2 * x / END - 1, degree) * scale
@@ -45,8 +45,8 @@ def least_squares(matrix: Array, target: Array) -> Array:
     """Return the least squares weights, of all solutions that with the smallest norm.
 
     Args:
-        matrix: Of full rank, shape ``(rows, columns)``.
-        target: Shape ``(rows,)``.
+        matrix: Matrix of full rank, shape ``(rows, columns)``.
+        target: Target, shape ``(rows,)``.
     """
     rows, columns = matrix.shape
     q, r = np.linalg.qr(matrix.T if rows < columns else matrix)

@@ -27,12 +27,12 @@ PACKAGES = ("torch", "lightning", "numpy", "scikit-learn")
 
 @dataclass(frozen=True)
 class Claim:
-    """Something that the lecture says, and whether it is so here.
+    """Claim of the lecture, and whether it holds here.
 
     Args:
-        text: The claim.
-        numbers: What was measured, in words.
-        holds: Whether the numbers bear it out.
+        text: Words of the claim.
+        numbers: Measured numbers that decide, and the condition on them.
+        holds: Whether the condition is met.
     """
 
     text: str
@@ -42,19 +42,19 @@ class Claim:
 
 @dataclass(frozen=True)
 class Result:
-    """What a study comes to.
+    """Result of a study.
 
     Args:
-        name: The study's name.
-        title: A line that says what it shows.
-        lecture: The slide that it reproduces, and what that says.
-        method: What was done, in a few sentences.
-        table: Every measured number, a row per run or per evaluation.
-        summary: The few rows to look at, with the lecture's numbers where it has some.
-        figure: The picture.
-        alt: What the picture shows, for those who cannot see it.
-        claims: What the lecture says, against the numbers.
-        uses_data: Whether the study looks at the GPA table.
+        name: Name of the study.
+        title: Title of the report.
+        lecture: Words of the slide that it reproduces.
+        method: Description of what was done, in a few sentences.
+        table: Table of every measured number, a row per run or per evaluation.
+        summary: Table of the few rows to look at, with the lecture's numbers where it has some.
+        figure: Figure of the report.
+        alt: Description of the figure for those who cannot see it.
+        claims: Claims of the lecture, compared with the numbers.
+        uses_data: Whether the study uses the GPA table.
     """
 
     name: str

@@ -24,7 +24,7 @@ class Settings:
     Args:
         data: Arguments of `GPADataModule` that say which table it is: ``source``, ``path``,
             ``test_size``. Each study sets batches, validation share and seed by itself.
-        accelerator: Where to compute; ``auto`` is a CUDA GPU if there is one, else the CPU.
+        accelerator: Device to compute on; ``auto`` is a CUDA GPU if there is one, else the CPU.
         seeds: Seeds of the split, the initial weights and the shuffling, one per repetition.
         output: Folder that gets a folder for each study.
         quick: Whether to do a small version of a few seconds, which judges nothing.

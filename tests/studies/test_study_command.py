@@ -16,7 +16,7 @@ from matplotlib.image import imread
 from runs import PROJECT
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from gpa_lightning.studies import STUDIES
+from gpa_lightning.studies import STUDIES, Result
 from gpa_lightning.studies.cli import main
 
 NAMES = list(STUDIES)
@@ -152,7 +152,8 @@ def test_ctrl_c(table, workplace):
     assert b"Traceback" not in error
 
 
-def test_other_settings_are_other_runs(quick, tmp_path, fits):
+def test_other_settings_are_other_runs(quick, tmp_path, fits, monkeypatch):
+    monkeypatch.setattr(Result, "save", lambda *_: tmp_path)  # figures take most of the time
     assert main(["overfitting-curve", *quick, "--seeds", "3"]) == 0
     assert main(["overfitting-curve", *quick, "--seeds", "4"]) == 0
     assert main(["overfitting-curve", *quick, "--seeds", "4", "--data.test_size", "0.3"]) == 0

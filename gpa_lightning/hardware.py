@@ -1,8 +1,10 @@
-"""What computes, for reports of what was measured."""
+"""What computes: hardware and versions, for reports of what was measured."""
 
 from __future__ import annotations
 
 import platform
+from collections.abc import Iterable
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import torch
@@ -21,3 +23,14 @@ def processor() -> str:
 def graphics_processor() -> str:
     """Return the name of the GPU, which there has to be."""
     return torch.cuda.get_device_name()
+
+
+def versions(packages: Iterable[str]) -> str:
+    """Return the versions of Python and of those packages that are installed."""
+    found = [f"Python {platform.python_version()}"]
+    for package in packages:
+        try:
+            found.append(f"{package} {version(package)}")
+        except PackageNotFoundError:  # noqa: PERF203 - one that is optional
+            continue
+    return ", ".join(found)

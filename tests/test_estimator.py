@@ -38,7 +38,6 @@ def curved():
 
 @parametrize_with_checks(
     [
-        LightningMLPRegressor(max_iter=5),
         LightningMLPRegressor(
             (64, 32),
             dropout=0.1,
@@ -47,10 +46,16 @@ def curved():
             learning_rate_init=0.02,
             max_iter=5,
             early_stopping=True,
-        ),
+        )
     ]
 )
 def test_it_is_a_scikit_learn_estimator(estimator, check):
+    check(estimator)
+
+
+@pytest.mark.slow
+@parametrize_with_checks([LightningMLPRegressor(max_iter=5)])
+def test_the_lectures_network_is_a_scikit_learn_estimator(estimator, check):
     check(estimator)
 
 
@@ -162,7 +167,7 @@ def test_grids_and_curves(curved):
     assert np.isfinite(both).all()
 
 
-@pytest.mark.parametrize("backend", ["loky", "threading"])
+@pytest.mark.parametrize("backend", [pytest.param("loky", marks=pytest.mark.slow), "threading"])
 def test_several_fits_at_a_time_give_what_one_after_another_do(curved, backend):
     estimator = LightningMLPRegressor(**SMALL, dropout=0.2)
     expected = cross_val_score(estimator, *curved, cv=4)

@@ -39,7 +39,7 @@ def main(args: Sequence[str] | None = None) -> int:
     """Run ``scripts/benchmark.py``.
 
     Args:
-        args: The command line, without the program's name; by default that of the process.
+        args: Command line without the program's name; by default that of the process.
 
     Returns:
         The exit code: 0. A mistake that the user can mend exits with 2.
@@ -78,7 +78,7 @@ def main(args: Sequence[str] | None = None) -> int:
 
 
 def _settle_on_table(data: dict[str, Any]) -> tuple[dict[str, Any], str]:
-    """Let ``auto`` choose once, so that all contenders get one table, and describe that."""
+    """Return data arguments after ``auto`` has chosen, so that all get one table, and its name."""
     module = GPADataModule(**data)
     module.setup()
     found = module.provenance

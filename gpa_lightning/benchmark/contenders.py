@@ -353,13 +353,13 @@ def jax_scan(task: Task, meter: Meter) -> Measurement:
 
 @dataclass(frozen=True)
 class Contender:
-    """Who takes part in what.
+    """A way to do a task.
 
     Args:
-        title: Its name in tables.
-        run: Does the task.
+        title: Name in tables.
+        run: Function that does the task and returns what the meter measured.
         validates: Whether the library evaluates the validation set by itself.
-        packages: What has to be installed besides this project's own requirements.
+        packages: Packages that it needs besides this project's own requirements.
         full_batch: Whether it also takes part in full-batch training by default.
         gpu: Whether it can train on a GPU.
     """

@@ -38,15 +38,15 @@ watches for early stopping, as its training script does.
 def hold_contest(
     task: Task, names: Sequence[str] | None, rounds: int, data: str, console: Console
 ) -> Report:
-    """Let contenders do the same task.
+    """Measure the same task with each contender.
 
     Args:
-        task: What to do, whoever does it.
-        names: Who takes part, keys of ``EVERYONE``; one that cannot is named as skipped. By
-            default all, or those whose full-batch training is of interest.
-        rounds: How many times each does it.
-        data: Which table it is, for the report.
-        console: Where to draw the progress bar.
+        task: Task to do, whatever its contender.
+        names: Keys of ``EVERYONE``; one that cannot take part is named as skipped. By default
+            all contenders, or those whose full-batch training is of interest.
+        rounds: Number of rounds.
+        data: Name and size of the table, for the report.
+        console: Console to draw the progress bar on.
 
     Returns:
         The contenders' table and bars, the fastest first.
@@ -64,7 +64,7 @@ def hold_contest(
 
 
 def hindrance(name: str, task: Task) -> str | None:
-    """Say why a contender cannot take part, or None if it can."""
+    """Return why a contender cannot take part, or None if it can."""
     contender = EVERYONE[name]
     missing = [package for package in contender.packages if find_spec(package) is None]
     if missing:

@@ -5,13 +5,12 @@ from __future__ import annotations
 import platform
 from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from matplotlib.figure import Figure
 
 from gpa_lightning.benchmark.task import Task
-from gpa_lightning.hardware import graphics_processor, processor
+from gpa_lightning.hardware import graphics_processor, processor, versions
 from gpa_lightning.resuming.whole_file import whole_file
 
 PACKAGES = ("torch", "lightning", "numpy", "scikit-learn", "skorch", "keras", "jax", "optax")
@@ -19,12 +18,7 @@ PACKAGES = ("torch", "lightning", "numpy", "scikit-learn", "skorch", "keras", "j
 
 @dataclass(frozen=True)
 class Report:
-    """A page and a chart.
-
-    Args:
-        page: Markdown.
-        chart: A figure.
-    """
+    """A page of Markdown and a chart."""
 
     page: str
     chart: Figure
@@ -47,23 +41,17 @@ def heading(title: str, task: Task, rounds: int, data: str) -> str:
     """Say on what was measured: hardware, threads, versions, data and settings.
 
     Args:
-        title: Of the page.
-        task: One of those measured.
-        rounds: How often each was.
-        data: Which table it was.
+        title: Title of the page.
+        task: A task of those measured.
+        rounds: Number of rounds.
+        data: Name and size of the table.
 
     Returns:
         Markdown: the title and a list.
     """
-    versions = [f"Python {platform.python_version()}"]
-    for package in PACKAGES:
-        try:
-            versions.append(f"{package} {version(package)}")
-        except PackageNotFoundError:  # noqa: PERF203 - a peer that is not installed
-            continue
     lines = {
         "hardware": f"{hardware(task.device)}, {platform.system()}; CPU threads: {task.threads}",
-        "versions": ", ".join(versions),
+        "versions": versions(PACKAGES),
         "data": data,
         "training": f"float32, seed {task.seed}; epochs: {task.epochs}, rounds: {rounds}",
     }

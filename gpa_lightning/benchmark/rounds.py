@@ -30,12 +30,12 @@ def run_rounds(
     """Measure each task once a round, behind a progress bar.
 
     Args:
-        tasks: What to measure, by name, in this order.
-        rounds: How many times.
-        console: Where to draw the bar.
+        tasks: Tasks by name, in the order of measuring.
+        rounds: Number of rounds.
+        console: Console to draw the bar on.
 
     Returns:
-        By name: a measurement a round, or why there is none.
+        By name, a measurement per round, or why there is none.
     """
     outcomes: dict[str, list[Measurement] | str] = {name: [] for name in tasks}
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())

@@ -31,7 +31,7 @@ NOTES = f"""
 
 
 class Point(NamedTuple):
-    """What is varied."""
+    """Rows of the table and rows a batch."""
 
     rows: int
     batch_size: int | str
@@ -41,12 +41,7 @@ class Point(NamedTuple):
 
 
 class Cost(NamedTuple):
-    """The medians of a point's rounds.
-
-    Attributes:
-        seconds: Of an epoch.
-        memory: In bytes, of the process; its table's growth is what is of interest.
-    """
+    """Median seconds of an epoch, and median bytes of memory, of a point's rounds."""
 
     seconds: float
     memory: float
@@ -58,11 +53,11 @@ def measure_scaling(
     """Measure tables of growing size at one batch size, and growing batches on one table.
 
     Args:
-        task: What to do; synthetic twins take the place of its table.
-        max_rows: Rows of the largest table.
-        batch_sizes: Rows a batch, or ``full``.
-        rounds: How many times each point is measured.
-        console: Where to draw the progress bar.
+        task: Task to do; synthetic twins take the place of its table.
+        max_rows: Number of rows of the largest table.
+        batch_sizes: Numbers of rows a batch, or ``full``.
+        rounds: Number of rounds.
+        console: Console to draw the progress bar on.
 
     Returns:
         Two tables and their curves.

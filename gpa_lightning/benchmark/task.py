@@ -1,4 +1,4 @@
-"""What every contender is given to do, and what is noted while it does it."""
+"""The training that every contender is given, and the measurement of it."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from importlib import import_module
 from itertools import pairwise
 from pathlib import Path
 from statistics import median
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -20,33 +20,17 @@ from gpa_lightning.data.datamodule import GPADataModule
 LATE_IMPORTS = ("torch._dynamo", "sklearn.preprocessing")
 
 
-class Split(NamedTuple):
-    """Standardised features ``(rows, in_features)`` and targets ``(rows, 1)``, float32, on the CPU.
-
-    Attributes:
-        x: Features of the training rows.
-        y: Targets of the training rows.
-        x_val: Features of the validation rows.
-        y_val: Targets of the validation rows.
-    """
-
-    x: Tensor
-    y: Tensor
-    x_val: Tensor
-    y_val: Tensor
-
-
 @dataclass(frozen=True)
 class Task:
     """One training, to be done in a process of its own.
 
     Args:
-        contender: Who does it, a key of ``CONTENDERS``.
-        epochs: Epochs to train for.
-        device: Where to train.
-        threads: Threads to compute with.
-        data: `GPADataModule`'s arguments; the seed among them is also that of the weights.
-        folder: Where a contender may leave logs and checkpoints.
+        contender: Key of the contender in ``CONTENDERS``.
+        epochs: Number of epochs.
+        device: Device to train on.
+        threads: Number of CPU threads.
+        data: Arguments of `GPADataModule`; the seed among them is also that of the weights.
+        folder: Folder for logs and checkpoints.
     """
 
     contender: str
@@ -61,26 +45,31 @@ class Task:
         """Seed of the initial weights."""
         return int(self.data["seed"])
 
-    def split(self) -> Split:
-        """Load the table, and split and standardise it as this project does."""
+    def split(self) -> tuple[Tensor, ...]:
+        """Load the table, and split and standardise it as this project does.
+
+        Returns:
+            Training features ``(rows, in_features)`` and targets ``(rows, 1)``, then those of the
+            validation set, float32, on the CPU.
+        """
         data = GPADataModule(**self.data)
         data.prepare_data()
         data.setup()
-        return Split(*data.dataset("training").tensors, *data.dataset("validation").tensors)
+        return (*data.dataset("training").tensors, *data.dataset("validation").tensors)
 
     def batch_size(self, training_rows: int) -> int:
-        """Return the rows a batch, which is all of them for ``full``."""
+        """Return the number of rows a batch, which is all of them for ``full``."""
         size = self.data["batch_size"]
         return training_rows if size == "full" else int(size)
 
 
 @dataclass(frozen=True)
 class Measurement:
-    """What was noted.
+    """Time and memory of one training.
 
     Attributes:
-        epoch_seconds: Of each epoch, its validation included.
-        memory: Peak of the process's memory beyond what it took after its imports, in bytes.
+        epoch_seconds: Seconds of each epoch, its validation included.
+        memory: Peak of the process's memory in bytes, less that after the imports.
         device_memory: Peak of the GPU's memory in bytes, 0 without a GPU.
         val_loss: Validation MSE of the final weights.
     """
@@ -92,7 +81,7 @@ class Measurement:
 
     @property
     def seconds(self) -> float:
-        """Median seconds an epoch after the first two (of the last one, if there are no more)."""
+        """Median seconds of the epochs after the first two, or else seconds of the last one."""
         return median(self.epoch_seconds[2:] or self.epoch_seconds[-1:])
 
 

@@ -31,7 +31,7 @@ def main(args: Sequence[str] | None = None) -> int:
     """Run ``scripts/study.py``.
 
     Args:
-        args: The command line, without the program's name; by default that of the process.
+        args: Command line without the program's name; by default that of the process.
 
     Returns:
         The exit code: 0, 2 for a mistake that the user can mend, 130 if stopped by Ctrl-C.

@@ -52,11 +52,7 @@ def run(
 
 
 def study(settings: Settings) -> Result:
-    """Cross-validate ever larger networks.
-
-    Args:
-        settings: Its first seed is that of the folds and of the networks.
-    """
+    """Cross-validate ever larger networks; the first seed is that of folds and weights."""
     networks = QUICK_NETWORKS if settings.quick else NETWORKS
     epochs, folds = (2, 2) if settings.quick else (30, 5)
     seed = settings.seeds[0]
@@ -82,12 +78,8 @@ def study(settings: Settings) -> Result:
             for fold in range(folds)
         ]
     )
-    summary = (
-        table.groupby(["hidden_sizes", "parameters"])[["train_loss", "held_out_loss"]]
-        .mean()
-        .reset_index()
-        .sort_values("parameters")
-    )
+    means = table.groupby(["hidden_sizes", "parameters"])[["train_loss", "held_out_loss"]].mean()
+    summary = means.reset_index().sort_values("parameters")
     summary["gap"] = summary.held_out_loss - summary.train_loss
     figure, (axes,) = new_axes(xlabel="parameters", ylabel=MSE, xscale="log")
     draw_band(axes, table, "parameters", "train_loss", TRAINING, label="training folds")

@@ -33,7 +33,7 @@ NETWORK, FEATURES = "network", "random features"
 
 
 class RepeatedFullBatch(GPADataModule):
-    """Calls a hundred steps on all training rows an epoch, which spares an epoch's fixed costs."""
+    """A data module whose epoch has a hundred full batches, to spare the fixed cost of an epoch."""
 
     def train_dataloader(self) -> DataLoader[Any]:
         """Return the one batch, a hundred times."""
@@ -46,14 +46,8 @@ def train_network(
 ) -> Outcome:
     """Train a network with one hidden layer to convergence."""
     data = settings.data_module(seed, RepeatedFullBatch, val_size=val_size(rows, of))
-    return fit_for_steps(
-        settings,
-        folder,
-        data,
-        lambda: GPARegressor(settings.in_features, (width,), learning_rate=3e-3),
-        seed,
-        steps,
-    )
+    model = GPARegressor(settings.in_features, (width,), learning_rate=3e-3)
+    return fit_for_steps(settings, folder, data, model, steps)
 
 
 def solve_random_features(
@@ -78,11 +72,7 @@ def solve_random_features(
 
 
 def study(settings: Settings) -> Result:
-    """Widen both models past the width at which they fit every training row.
-
-    Args:
-        settings: A run a seed, model and width. A seed draws the rows, too.
-    """
+    """Widen both models past the width at which they fit every training row, for each seed."""
     every = settings.data_module(settings.seeds[0], val_size=0.0).rows["training"]
     rows = min(ROWS, every // 2)
     widths = QUICK_WIDTHS if settings.quick else WIDTHS

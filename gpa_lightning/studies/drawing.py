@@ -20,8 +20,8 @@ def new_axes(titles: tuple[str, ...] = ("",), **labels: Any) -> tuple[Figure, li
     """Make a figure of axes, two in a row.
 
     Args:
-        titles: One for each.
-        labels: ``xlabel``, ``ylabel``, ``xscale`` and ``yscale`` of all of them.
+        titles: Titles of the axes.
+        labels: ``xlabel``, ``ylabel``, ``xscale`` and ``yscale`` of all axes.
     """
     columns = min(2, len(titles))
     rows = -(-len(titles) // columns)
@@ -41,11 +41,11 @@ def draw_band(
     """Draw the median over the runs, and a band from the lowest to the highest.
 
     Args:
-        axes: Where.
-        table: A row per run and x.
-        x: The column to draw over.
-        y: The column to draw.
-        style: Of the line.
+        axes: Axes to draw on.
+        table: Table with a row per run and x.
+        x: Name of the column to draw over.
+        y: Name of the column to draw.
+        style: Properties of the line.
         more: Further properties of the line, such as its label.
     """
     runs = table.groupby(x)[y]

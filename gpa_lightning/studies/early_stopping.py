@@ -49,17 +49,9 @@ def run(
     with TemporaryDirectory() as checkpoints:
         best = ModelCheckpoint(checkpoints, monitor="val_loss", save_weights_only=True)
         started = time.perf_counter()
-        model, trainer = fit(
-            settings,
-            folder,
-            data,
-            lambda: GPARegressor(settings.in_features, hidden),
-            best,
-            *stopping,
-            seed=seed,
-            max_epochs=epochs,
-            enable_checkpointing=True,
-        )
+        model = GPARegressor(settings.in_features, hidden)
+        flags = {"max_epochs": epochs, "enable_checkpointing": True}
+        trainer = fit(settings, folder, data, model, best, *stopping, **flags)
         outcome: Outcome = {
             "epochs": trainer.current_epoch,
             "seconds": time.perf_counter() - started,
@@ -79,29 +71,17 @@ def _fingerprint(model: GPARegressor) -> str:
 
 
 def study(settings: Settings) -> Result:
-    """Compare patience 1, 3, 10 and none.
-
-    Args:
-        settings: A run a seed and patience.
-    """
+    """Compare patience 1, 3, 10 and none, with each seed."""
     epochs, hidden = (4, QUICK_HIDDEN) if settings.quick else (100, HIDDEN)
+    shared = {"hidden": list(hidden), "epochs": epochs}
+    kinds = [*((patience, False) for patience in PATIENCES), (PATIENCES[0], True), (None, False)]
     runs = [
         Run(
             f"patience-{patience or NONE}{'-blind' if blind else ''}-seed-{seed}",
             run,
-            {
-                "seed": seed,
-                "patience": patience,
-                "blind": blind,
-                "hidden": list(hidden),
-                "epochs": epochs,
-            },
+            {"seed": seed, "patience": patience, "blind": blind, **shared},
         )
-        for patience, blind in [
-            *((p, False) for p in PATIENCES),
-            (PATIENCES[0], True),
-            (None, False),
-        ]
+        for patience, blind in kinds
         for seed in settings.repetitions
     ]
     outcomes = perform(NAME, runs, settings)
@@ -117,13 +97,8 @@ def study(settings: Settings) -> Result:
         ]
     )
     open_eyed = table[~table.test_set_wiped_out]
-    summary = (
-        open_eyed.groupby("patience", sort=False)[
-            ["epochs", "seconds", "test_loss", "best_test_loss"]
-        ]
-        .mean()
-        .reset_index()
-    )
+    measured = ["epochs", "seconds", "test_loss", "best_test_loss"]
+    summary = open_eyed.groupby("patience", sort=False)[measured].mean().reset_index()
     summary["time saved"] = 1 - summary.seconds / summary.seconds.iloc[-1]
     return Result(
         name=NAME,
@@ -152,11 +127,9 @@ def _claims(table: pd.DataFrame, open_eyed: pd.DataFrame) -> list[Claim]:
     )
     stopped = [str(patience) for patience in PATIENCES]
     gains = {patience: tests[NONE] - tests[patience] for patience in stopped}
-    first = table[table.patience == stopped[0]]
-    pairs = first.groupby("seed").agg(
-        weights=("weights", "nunique"), epochs=("epochs", "nunique"), runs=("epochs", "size")
-    )
-    same = (pairs.weights == 1) & (pairs.epochs == 1) & (pairs.runs == 2)
+    pairs = table[table.patience == stopped[0]].groupby("seed")
+    distinct = pairs[["weights", "epochs"]].nunique()
+    same = (distinct == 1).all(axis=1) & (pairs.size() == 2)
     return [
         Claim(
             "Early stopping avoids over-fitting: the test loss is lower than without it.",

@@ -18,8 +18,10 @@ from gpa_lightning.studies.settings import Settings
 
 NAME = "full-batch"
 LECTURE = "Results (36.9 seconds on the lecturer's desktop, in the text also 32.7)"
-LECTURE_CPU = (8.3346, 1.3681, 0.9073, 0.7348, 0.7225, 0.6655, 0.6407, 0.6143, 0.5949, 0.5819)
-LECTURE_GPU = (8.4130, 1.5344, 0.8190, 0.7992, 0.7053, 0.6705, 0.6278, 0.6009, 0.5837, 0.5744)
+LECTURE_LOSSES = {
+    "cpu": (8.3346, 1.3681, 0.9073, 0.7348, 0.7225, 0.6655, 0.6407, 0.6143, 0.5949, 0.5819),
+    "gpu": (8.4130, 1.5344, 0.8190, 0.7992, 0.7053, 0.6705, 0.6278, 0.6009, 0.5837, 0.5744),
+}
 LECTURE_TEST = 0.5778
 LECTURE_SECONDS = 36.9
 HIDDEN = (1024, 512, 128)  # the lecture's network
@@ -33,17 +35,9 @@ def run(
     data = settings.data_module(seed, batch_size="full", val_size=0.0)
     curves = LossCurves()
     started = time.perf_counter()
-    model, trainer = fit(
-        settings,
-        folder,
-        data,
-        lambda: GPARegressor(settings.in_features, hidden),
-        curves,
-        seed=seed,
-        accelerator=device,
-        max_epochs=epochs,
-        limit_val_batches=0,
-    )
+    model = GPARegressor(settings.in_features, hidden)
+    flags = {"accelerator": device, "max_epochs": epochs, "limit_val_batches": 0}
+    trainer = fit(settings, folder, data, model, curves, **flags)
     seconds = time.perf_counter() - started
     tested = trainer.test(model, data, verbose=False)[0]
     losses = [loss for _, loss in curves.training]
@@ -64,10 +58,10 @@ def runs_on(settings: Settings, device: str) -> list[Run]:
 
 
 def study(settings: Settings) -> Result:
-    """Train on each device that there is, and set the losses beside the lecture's.
+    """Train with each seed, and set the losses beside the lecture's.
 
     Args:
-        settings: ``auto`` for the accelerator means all that are there.
+        settings: Settings; ``auto`` for the accelerator means the CPU and, if there is one, a GPU.
     """
     if settings.accelerator == "auto":
         devices: list[str] = sorted({"cpu", settings.device})
@@ -78,14 +72,10 @@ def study(settings: Settings) -> Result:
     rows: list[dict[str, Any]] = []
     for done, outcome in zip(runs, outcomes, strict=True):
         device, seed = done.arguments["device"], done.arguments["seed"]
-        last = len(outcome["losses"]) - 1
         for epoch, loss in enumerate(outcome["losses"]):
-            row = {"device": device, "seed": seed, "epoch": epoch, "train_loss": loss}
-            if epoch == last:
-                row |= {"test_loss": outcome["test_loss"], "seconds": outcome["seconds"]}
-            rows.append(row)
+            rows.append({"device": device, "seed": seed, "epoch": epoch, "train_loss": loss})
+        rows[-1] |= {"test_loss": outcome["test_loss"], "seconds": outcome["seconds"]}
     table = pd.DataFrame(rows)
-    summary, figure = _summary(table, devices), _figure(table, devices)
     return Result(
         name=NAME,
         title="Full-batch training for 100 epochs",
@@ -95,8 +85,8 @@ def study(settings: Settings) -> Result:
         "one step on all training rows. An epoch's loss is that before its step. Means over the "
         "seeds; the seconds are those of the training, the fastest seed's.",
         table=table,
-        summary=summary,
-        figure=figure,
+        summary=_summary(table, devices),
+        figure=_figure(table, devices),
         alt="The training loss of each epoch, the lecture's values, and the test loss at the end.",
         claims=[claim for device in devices for claim in _claims(table, device)],
     )
@@ -105,10 +95,8 @@ def study(settings: Settings) -> Result:
 def _claims(table: pd.DataFrame, device: str) -> list[Claim]:
     of_device = table[table.device == device]
     mean = of_device.groupby("epoch").train_loss.mean()
-    lecture = LECTURE_CPU if device == "cpu" else LECTURE_GPU
-    late = [
-        abs(mean[epoch] - lecture[epoch // 10]) for epoch in range(50, 100, 10) if epoch in mean
-    ]
+    lecture = LECTURE_LOSSES[device]
+    late = [abs(mean[e] - lecture[e // 10]) for e in range(50, 100, 10) if e in mean]
     test = of_device.test_loss.mean()
     return [
         Claim(
@@ -133,9 +121,8 @@ def _summary(table: pd.DataFrame, devices: list[str]) -> pd.DataFrame:
     for device in devices:
         ours = table[table.device == device]
         mean = ours.groupby("epoch").train_loss.mean()
-        lecture = LECTURE_CPU if device == "cpu" else LECTURE_GPU
         ends = [LECTURE_TEST, LECTURE_SECONDS] if device == "cpu" else [float("nan")] * 2
-        columns[f"lecture, {device.upper()}"] = [*lecture, *ends]
+        columns[f"lecture, {device.upper()}"] = [*LECTURE_LOSSES[device], *ends]
         columns[f"here, {device.upper()}"] = [
             *(mean.get(epoch, float("nan")) for epoch in range(0, 100, 10)),
             ours.test_loss.mean(),
@@ -148,9 +135,9 @@ def _figure(table: pd.DataFrame, devices: list[str]) -> Figure:
     figure, (axes,) = new_axes(xlabel="epoch", ylabel=MSE, yscale="log")
     for device, line, mark in zip(devices, ("-", ":"), ("x", "+"), strict=False):
         ours = table[table.device == device]
-        lecture = LECTURE_CPU if device == "cpu" else LECTURE_GPU
         style = {**TRAINING, "marker": "", "linestyle": line}
         draw_band(axes, ours, "epoch", "train_loss", style, label=f"training, {device.upper()}")
+        lecture = LECTURE_LOSSES[device]
         axes.plot(range(0, 100, 10), lecture, f"k{mark}", label=f"lecture, {device.upper()}")
         test = ours.test_loss.mean()
         axes.axhline(test, color="k", ls="--", lw=1, label=f"test at the end: {test:.4f}")

@@ -37,18 +37,10 @@ def run(settings: Settings, folder: Path, seed: int, hidden: list[int], epochs: 
     """Train once, with the lecture's split, evaluating training and test set on the way."""
     data = settings.data_module(seed, batch_size=100, val_size=0.0)
     curves, monitor = LossCurves(), OverfittingMonitor(verbose=False)
-    model, trainer = fit(
-        settings,
-        folder,
-        data,
-        lambda: GPARegressor(settings.in_features, hidden),
-        OftenAtFirst(),
-        curves,
-        monitor,
-        seed=seed,
-        max_epochs=epochs,
-        val_check_interval=1 / TIMES,
-    )
+    model = GPARegressor(settings.in_features, hidden)
+    callbacks = (OftenAtFirst(), curves, monitor)
+    flags = {"max_epochs": epochs, "val_check_interval": 1 / TIMES}
+    trainer = fit(settings, folder, data, model, *callbacks, **flags)
     tested = trainer.test(model, data, verbose=False)[0]
     return {
         "losses": [loss for _, loss in curves.training],
@@ -68,11 +60,7 @@ def runs(settings: Settings) -> list[Run]:
 
 
 def study(settings: Settings) -> Result:
-    """Train, set the losses beside the lecture's, and the test loss beside simpler methods'.
-
-    Args:
-        settings: A run a seed.
-    """
+    """Train with each seed, and compare with the lecture's losses and with simpler methods."""
     steps = full_batch.runs_on(settings, settings.device)
     outcomes = perform(NAME, [*runs(settings), *steps], settings)
     ours, full = outcomes[: -len(steps)], outcomes[-len(steps) :]
@@ -157,7 +145,7 @@ def _claims(table: pd.DataFrame, tests: pd.DataFrame, full: list[float]) -> list
 
 def _summary(table: pd.DataFrame, tests: pd.DataFrame) -> pd.DataFrame:
     mean = table.groupby("epoch").average_train_loss.mean()
-    others = [name for name in tests.columns if name not in ("seed", "mini-batch")]
+    others = tests.columns.drop(["seed", "mini-batch"])
     nothing = float("nan")
     return pd.DataFrame(
         {

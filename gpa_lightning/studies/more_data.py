@@ -34,17 +34,12 @@ def run(
 ) -> Outcome:
     """Train once on so many rows, for a given number of steps."""
     data = settings.data_module(seed, val_size=val_size(rows, of))
-    return fit_for_steps(
-        settings, folder, data, lambda: GPARegressor(settings.in_features, hidden), seed, steps
-    )
+    model = GPARegressor(settings.in_features, hidden)
+    return fit_for_steps(settings, folder, data, model, steps)
 
 
 def study(settings: Settings) -> Result:
-    """Train on more and more rows.
-
-    Args:
-        settings: A run a seed and size.
-    """
+    """Train on more and more rows, with each seed."""
     every = settings.data_module(settings.seeds[0], val_size=0.0).rows["training"]
     sizes = [size for size in SIZES if size <= every - 2]
     if settings.quick:

@@ -15,11 +15,7 @@ NAME = "overfitting-curve"
 
 
 def study(settings: Settings) -> Result:
-    """Find out when overfitting begins, and how far it goes.
-
-    Args:
-        settings: A run a seed, the same as in `mini_batch`.
-    """
+    """Find out when overfitting begins, and how far it goes, in the runs of `mini_batch`."""
     outcomes = perform(NAME, mini_batch.runs(settings), settings)
     table = pd.DataFrame(
         [

@@ -30,11 +30,11 @@ def basis(x: Array, degree: int) -> Array:
     """Evaluate the Legendre polynomials up to ``degree``, orthonormal on [0, END].
 
     Args:
-        x: Shape ``(n,)``.
-        degree: Of the highest.
+        x: Points, shape ``(n,)``.
+        degree: Degree of the last polynomial.
 
     Returns:
-        Shape ``(n, degree + 1)``.
+        Values, shape ``(n, degree + 1)``.
     """
     scale = np.sqrt((2 * np.arange(degree + 1) + 1) / END)
     values: Array = legendre.legvander(2 * x / END - 1, degree) * scale
@@ -45,25 +45,18 @@ def least_squares(matrix: Array, target: Array) -> Array:
     """Return the least squares weights, of all solutions that with the smallest norm.
 
     Args:
-        matrix: Of full rank, shape ``(rows, columns)``.
-        target: Shape ``(rows,)``.
+        matrix: Matrix of full rank, shape ``(rows, columns)``.
+        target: Target, shape ``(rows,)``.
     """
     rows, columns = matrix.shape
     q, r = np.linalg.qr(matrix.T if rows < columns else matrix)
-    weights: Array
     if rows < columns:
-        weights = q @ np.linalg.solve(r.T, target)
-    else:
-        weights = np.linalg.solve(r, q.T @ target)
-    return weights
+        return q @ np.linalg.solve(r.T, target)
+    return np.linalg.solve(r, q.T @ target)
 
 
 def study(settings: Settings) -> Result:
-    """Fit both to 1,000 draws of the ten points.
-
-    Args:
-        settings: Its first seed is the draws'.
-    """
+    """Fit both to 1,000 draws of the ten points; the first seed is that of the draws."""
     draws = 50 if settings.quick else 1000
     random = np.random.default_rng(settings.seeds[0])
     # a polynomial's squared distance from y = x has degree 20: 16 nodes integrate it exactly
@@ -116,7 +109,6 @@ def study(settings: Settings) -> Result:
         median_expected_test_mse=("expected_test_mse", "median"),
         smallest_expected_test_mse=("expected_test_mse", "min"),
     )
-    figure = _figure(settings.seeds[0])
     return Result(
         name="polynomial",
         title="Ten points, a line and a 10th-degree polynomial",
@@ -129,7 +121,7 @@ def study(settings: Settings) -> Result:
         "MSE over fresh points is an exact integral; medians, since single draws explode.",
         table=table,
         summary=summary,
-        figure=figure,
+        figure=_figure(settings.seeds[0]),
         alt="Ten noisy points along a diagonal; a straight line passes between them, while the "
         "10th-degree polynomial passes through each and swings far away in between.",
         claims=claims,

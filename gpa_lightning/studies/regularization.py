@@ -28,20 +28,15 @@ GRIDS: Mapping[str, Sequence[float]] = {
     "dropout": (0.1, 0.3, 0.5),
     "AdamW": (0.01, 0.1, 1.0),
 }
-STRENGTH = {
-    "L1 norm": "λ",
-    "L2 norm": "λ",
-    "dropout": "probability",
-    "AdamW": "weight decay",
-}
+STRENGTH = {"L1 norm": "λ", "L2 norm": "λ", "dropout": "probability", "AdamW": "weight decay"}
 
 
 class AdamWRegressor(GPARegressor):
     """`GPARegressor` with decoupled weight decay (Loshchilov and Hutter, 2019).
 
     Args:
-        weight_decay: AdamW's.
-        kwargs: Those of `GPARegressor`.
+        weight_decay: Weight decay of AdamW.
+        kwargs: Arguments of `GPARegressor`.
     """
 
     def __init__(self, weight_decay: float, **kwargs: Any) -> None:
@@ -80,15 +75,8 @@ def run(
 ) -> Outcome:
     """Train once with one strategy at one strength."""
     data = settings.data_module(seed)
-    model, trainer = fit(
-        settings,
-        folder,
-        data,
-        lambda: _model(strategy, strength, in_features=settings.in_features, hidden_sizes=hidden),
-        WeightNorms(),
-        seed=seed,
-        max_epochs=epochs,
-    )
+    model = _model(strategy, strength, in_features=settings.in_features, hidden_sizes=hidden)
+    trainer = fit(settings, folder, data, model, WeightNorms(), max_epochs=epochs)
     with torch.no_grad():
         l1, l2 = (weight_norm(model.parameters(), norm).item() for norm in ("l1", "l2"))
     x, y = data.dataset("training").tensors
@@ -102,27 +90,18 @@ def run(
 
 
 def study(settings: Settings) -> Result:
-    """Sweep over the strength of each strategy.
-
-    Args:
-        settings: A run a seed, strategy and strength.
-    """
+    """Sweep over the strength of each strategy, with each seed."""
     epochs, hidden = (2, QUICK_HIDDEN) if settings.quick else (20, HIDDEN)
     grid = [(NONE, 0.0)]
     for strategy, strengths in GRIDS.items():
         tried = (strengths[0], strengths[-1]) if settings.quick else strengths
         grid += [(strategy, strength) for strength in tried]
+    shared = {"hidden": list(hidden), "epochs": epochs}
     runs = [
         Run(
             f"{strategy.replace(' ', '-')}-{strength:g}-seed-{seed}",
             run,
-            {
-                "seed": seed,
-                "strategy": strategy,
-                "strength": strength,
-                "hidden": list(hidden),
-                "epochs": epochs,
-            },
+            {"seed": seed, "strategy": strategy, "strength": strength, **shared},
         )
         for strategy, strength in grid
         for seed in settings.repetitions

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import os
 import platform
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +16,7 @@ from matplotlib.figure import Figure
 from matplotlib.image import imread
 from torch.utils.tensorboard import SummaryWriter
 
-from gpa_lightning.hardware import graphics_processor, processor
+from gpa_lightning.hardware import graphics_processor, processor, versions
 from gpa_lightning.resuming.checkpoint import VERSION
 from gpa_lightning.resuming.whole_file import OutputError, whole_file
 from gpa_lightning.studies.settings import Settings
@@ -29,12 +27,12 @@ PACKAGES = ("torch", "lightning", "numpy", "scikit-learn")
 
 @dataclass(frozen=True)
 class Claim:
-    """Something that the lecture says, and whether it is so here.
+    """Claim of the lecture, and whether it holds here.
 
     Args:
-        text: The claim.
-        numbers: What was measured, in words.
-        holds: Whether the numbers bear it out.
+        text: Words of the claim.
+        numbers: Measured numbers that decide, and the condition on them.
+        holds: Whether the condition is met.
     """
 
     text: str
@@ -44,19 +42,19 @@ class Claim:
 
 @dataclass(frozen=True)
 class Result:
-    """What a study comes to.
+    """Result of a study.
 
     Args:
-        name: The study's name.
-        title: A line that says what it shows.
-        lecture: The slide that it reproduces, and what that says.
-        method: What was done, in a few sentences.
-        table: Every measured number, a row per run or per evaluation.
-        summary: The few rows to look at, with the lecture's numbers where it has some.
-        figure: The picture.
-        alt: What the picture shows, for those who cannot see it.
-        claims: What the lecture says, against the numbers.
-        uses_data: Whether the study looks at the GPA table.
+        name: Name of the study.
+        title: Title of the report.
+        lecture: Words of the slide that it reproduces.
+        method: Description of what was done, in a few sentences.
+        table: Table of every measured number, a row per run or per evaluation.
+        summary: Table of the few rows to look at, with the lecture's numbers where it has some.
+        figure: Figure of the report.
+        alt: Description of the figure for those who cannot see it.
+        claims: Claims of the lecture, compared with the numbers.
+        uses_data: Whether the study uses the GPA table.
     """
 
     name: str
@@ -71,17 +69,16 @@ class Result:
     uses_data: bool = True
 
     def verdicts(self, settings: Settings) -> list[tuple[str, Claim]]:
-        """Put each claim's verdict before it; a quick version has none to give."""
-        return [
-            ("not judged (quick)" if settings.quick else _VERDICTS[claim.holds], claim)
-            for claim in self.claims
-        ]
+        """Return each claim after its verdict, which a quick version does not give."""
+        verdicts = {True: "holds", False: "does not hold"}
+        quick = "not judged (quick)"
+        return [(quick if settings.quick else verdicts[c.holds], c) for c in self.claims]
 
     def save(self, settings: Settings) -> Path:
         """Write the figure, the table and the report, all of them or none.
 
         Args:
-            settings: Those that the study was run with.
+            settings: Settings that the study was run with.
 
         Returns:
             The folder: ``figure.png``, ``figure.svg``, ``results.csv``, ``report.md``, and an
@@ -118,55 +115,40 @@ class Result:
         parts = [f"# {self.title}"]
         if settings.quick:
             parts.append(f"**{QUICK}.**")
-        parts += [f"> {self.lecture}", self.method, f"![{self.alt}](figure.png)"]
-        parts.append("## Claims")
+        parts += [f"> {self.lecture}", self.method, f"![{self.alt}](figure.png)", "## Claims"]
         parts += [
             f"- **{verdict}**: {claim.text}  \n  {claim.numbers}"
             for verdict, claim in self.verdicts(settings)
         ]
         parts += ["## Numbers", _markdown(self.summary), "Every number: [results.csv](results.csv)"]
-        parts.append("## Made with")
-        parts.append("\n".join(f"- {k}: {v}" for k, v in circumstances(settings, self).items()))
+        parts += ["## Made with", "\n".join(f"- {line}" for line in self._made_with(settings))]
         return "\n\n".join(parts) + "\n"
 
-
-_VERDICTS = {True: "holds", False: "does not hold"}
-
-
-def circumstances(settings: Settings, result: Result) -> dict[str, str]:
-    """Say what a result comes from: data, seeds, versions, hardware.
-
-    Args:
-        settings: Those of the study.
-        result: Its result.
-    """
-    lines = {}
-    if result.uses_data:
-        table = settings.provenance
-        kind = "SYNTHETIC, no real students" if table.kind == "synthetic" else table.kind
-        where = Path(table.location).name if table.kind in ("file", "cache") else table.location
-        lines["data"] = f"{kind}: {where}, {table.rows:,} rows, SHA-256 {table.sha256}"
-    lines["seeds"] = ", ".join(map(str, settings.repetitions))
-    lines["command"] = f"scripts/study.py {result.name}{' --quick' if settings.quick else ''}"
-    packages = [f"{package} {version(package)}" for package in PACKAGES]
-    python = f"Python {platform.python_version()}"
-    lines["versions"] = ", ".join([f"gpa-lightning {VERSION}", python, *packages])
-    lines["hardware"] = f"{processor()}, {os.cpu_count()} cores, {platform.system()}"
-    if settings.device == "gpu":
-        lines["hardware"] += f"; {graphics_processor()}"
-    return lines
+    def _made_with(self, settings: Settings) -> Iterator[str]:
+        """Yield lines that say what it comes from: data, seeds, versions, hardware."""
+        if self.uses_data:
+            table = settings.provenance
+            kind = "SYNTHETIC, no real students" if table.kind == "synthetic" else table.kind
+            is_file = table.kind in ("file", "cache")
+            where = Path(table.location).name if is_file else table.location
+            yield f"data: {kind}: {where}, {table.rows:,} rows, SHA-256 {table.sha256}"
+        yield f"seeds: {', '.join(map(str, settings.repetitions))}"
+        yield f"command: scripts/study.py {self.name}{' --quick' if settings.quick else ''}"
+        yield f"versions: gpa-lightning {VERSION}, {versions(PACKAGES)}"
+        gpu = f"; {graphics_processor()}" if settings.device == "gpu" else ""
+        yield f"hardware: {processor()}, {os.cpu_count()} cores, {platform.system()}{gpu}"
 
 
-def cell(value: Any) -> str:
-    """Write a number as a report does: four digits that count; nothing where there is none."""
+def _cell(value: Any) -> str:
+    """Write a number with four significant digits, and a missing one as nothing."""
     if isinstance(value, float):
         if pd.isna(value):
             return ""
         return f"{value:#.4g}".rstrip(".") if abs(value) < 1e4 else f"{value:.3e}"
-    return value if isinstance(value, str) else json.dumps(int(value))
+    return value if isinstance(value, str) else str(int(value))
 
 
 def _markdown(table: pd.DataFrame) -> str:
     rows = [table.columns, ["---"] * table.shape[1], *table.itertuples(index=False)]
-    cells = [[cell(value).replace("|", "/") for value in row] for row in rows]
+    cells = [[_cell(value).replace("|", "/") for value in row] for row in rows]
     return "\n".join(f"| {' | '.join(row)} |" for row in cells)

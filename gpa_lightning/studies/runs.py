@@ -37,7 +37,7 @@ _ONE_AT_A_TIME = threading.Lock()  # of a Dask worker's threads: they share the 
 
 
 class WorkerError(RuntimeError):
-    """Nothing there to do the runs, or what does them dies: one line, with what to do."""
+    """No process for the runs, or one that is killed again and again: one line, what to do."""
 
 
 @dataclass(frozen=True)
@@ -45,10 +45,12 @@ class Run:
     """One run of a study.
 
     Args:
-        name: Of its folder, which is a run of TensorBoard's.
-        function: Does it. Called with the settings, the folder and ``arguments``, in a process
-            that may be another; returns what JSON can hold.
-        arguments: What the outcome depends on, besides the data and the device. JSON too.
+        name: Name of its folder, which is a run of TensorBoard's.
+        function: Function called with the settings, the folder and ``arguments``, perhaps in
+            another process, after PyTorch was seeded with the argument ``seed``; returns what
+            JSON can hold.
+        arguments: All that the outcome depends on besides the data and the device, as JSON can
+            hold it.
     """
 
     name: str
@@ -76,17 +78,16 @@ def perform(study: str, runs: Sequence[Run], settings: Settings) -> list[Outcome
     are copied from there.
 
     Args:
-        study: The study's name.
-        runs: What to do.
-        settings: With ``n_jobs`` above 1, that many runs go on at a time and share the cores. A
-            run whose process is killed is tried again.
+        study: Name of the study.
+        runs: Runs to do. One whose process is killed is tried again.
+        settings: Settings of the study; ``n_jobs`` runs at a time share the cores.
 
     Returns:
         The outcomes, in the order of ``runs``.
 
     Raises:
         OutputError: If an outcome cannot be written.
-        WorkerError: If there is nothing to do the runs, or it dies whatever is tried.
+        WorkerError: If no process can be had for the runs, or each that is tried dies.
     """
     output = settings.output.absolute()  # a worker may have another working directory
     outcomes: dict[int, Outcome] = {}
@@ -115,7 +116,7 @@ def perform(study: str, runs: Sequence[Run], settings: Settings) -> list[Outcome
 
 @contextmanager
 def _engine(settings: Settings) -> Iterator[int]:
-    """Let joblib call what the settings say, and yield the threads that are for each call."""
+    """Set joblib up for the settings' processes or cluster, and yield the threads of each run."""
     if settings.dask is None:
         yield max(1, torch.get_num_threads() // effective_n_jobs(settings.n_jobs))
         return
@@ -174,7 +175,7 @@ def _numbered(
 
 
 def _outcome(study: Path, run: Run, settings: Settings) -> Outcome:
-    """Return a run's outcome: its own, one copied from another study, or one that is made now."""
+    """Return a run's outcome: kept from before, copied from another study, or made now."""
     name = f"{run.name}-{run.key(settings)}"
     folder = study / "runs" / name
     try:
@@ -185,7 +186,7 @@ def _outcome(study: Path, run: Run, settings: Settings) -> Outcome:
                 break
             else:
                 folder.mkdir(parents=True)
-                with whole_file(folder / OUTCOME) as file, _apart():
+                with whole_file(folder / OUTCOME) as file, _isolated(run.arguments["seed"]):
                     outcome = run.function(settings, folder, **run.arguments)
                     file.write_text(json.dumps(outcome))
         loaded: Outcome = json.loads((folder / OUTCOME).read_text())
@@ -195,14 +196,15 @@ def _outcome(study: Path, run: Run, settings: Settings) -> Outcome:
 
 
 @contextmanager
-def _apart() -> Iterator[None]:
-    """Keep a run's randomness to itself, and Lightning's advice out of the output."""
+def _isolated(seed: int) -> Iterator[None]:
+    """Seed PyTorch for one run and restore it afterwards; withhold Lightning's advice."""
     log = logging.getLogger("lightning.pytorch")
     level = log.level
     log.setLevel(logging.WARNING)
     try:
         with warnings.catch_warnings(), torch.random.fork_rng():
             warnings.simplefilter("ignore")
+            torch.manual_seed(seed)
             yield
     except SystemExit as stopped:  # what Lightning makes of Ctrl-C
         raise KeyboardInterrupt from stopped
@@ -214,70 +216,57 @@ def fit(
     settings: Settings,
     folder: Path,
     data: LightningDataModule,
-    model: Callable[[], GPARegressor],
+    model: GPARegressor,
     *callbacks: Callback,
-    seed: int,
     **flags: Any,
-) -> tuple[GPARegressor, Trainer]:
+) -> Trainer:
     """Train as any user does, logging to TensorBoard.
 
     Args:
-        settings: Those of the study.
-        folder: Of the run.
-        data: Its data.
-        model: Builds its model, after the seed has been set.
-        callbacks: Lightning's or this project's.
-        seed: Of the weights, and of dropout.
-        flags: The Trainer's.
+        settings: Settings of the study.
+        folder: Folder of the run.
+        data: Data module, set up.
+        model: Model to train.
+        callbacks: Callbacks besides the table of hyperparameters.
+        flags: Arguments of the Trainer that differ from those here.
 
     Returns:
-        The model and the Trainer that trained it.
+        The Trainer that trained the model.
     """
-    torch.manual_seed(seed)
-    regressor = model()
     logger = TensorBoardLogger(folder.parent, name="", version=folder.name, default_hp_metric=False)
-    trainer = Trainer(
-        **{
-            "accelerator": settings.device,
-            "devices": 1,
-            "logger": logger,
-            "callbacks": [*default_callbacks(), HyperparameterTable(), *callbacks],
-            "enable_checkpointing": False,
-            "enable_progress_bar": False,
-            "enable_model_summary": False,
-            "num_sanity_val_steps": 0,
-            **flags,
-        }
-    )
-    trainer.fit(regressor, datamodule=data)
-    return regressor, trainer
+    defaults = {
+        "accelerator": settings.device,
+        "devices": 1,
+        "enable_checkpointing": False,
+        "enable_progress_bar": False,
+        "enable_model_summary": False,
+        "num_sanity_val_steps": 0,
+    }
+    callbacks = (*default_callbacks(), HyperparameterTable(), *callbacks)
+    trainer = Trainer(logger=logger, callbacks=[*callbacks], **{**defaults, **flags})
+    trainer.fit(model, datamodule=data)
+    return trainer
 
 
 def fit_for_steps(
-    settings: Settings,
-    folder: Path,
-    data: GPADataModule,
-    model: Callable[[], GPARegressor],
-    seed: int,
-    steps: int,
+    settings: Settings, folder: Path, data: GPADataModule, model: GPARegressor, steps: int
 ) -> Outcome:
     """Train for a number of optimiser steps without validation, and measure both losses at the end.
 
     Args:
-        settings: Those of the study.
-        folder: Of the run.
-        data: Its data.
-        model: Builds its model, after the seed has been set.
-        seed: Of the weights, and of dropout.
-        steps: Optimiser steps.
+        settings: Settings of the study.
+        folder: Folder of the run.
+        data: Data module, set up.
+        model: Model to train.
+        steps: Number of optimiser steps.
 
     Returns:
         ``train_loss``, in evaluation mode, and ``test_loss``.
     """
     flags = {"max_epochs": -1, "max_steps": steps, "limit_val_batches": 0}
-    regressor, trainer = fit(settings, folder, data, model, seed=seed, **flags)
+    trainer = fit(settings, folder, data, model, **flags)
     x, y = data.dataset("training").tensors
     return {
-        "train_loss": evaluation_mse(regressor.network, x, y),
-        "test_loss": trainer.test(regressor, data, verbose=False)[0]["test_loss"],
+        "train_loss": evaluation_mse(model.network, x, y),
+        "test_loss": trainer.test(model, data, verbose=False)[0]["test_loss"],
     }

@@ -19,14 +19,14 @@ OUTPUT = Path("lightning_logs/studies")
 
 @dataclass(frozen=True)
 class Settings:
-    """What a study is told.
+    """What every study is told.
 
     Args:
         data: Arguments of `GPADataModule` that say which table it is: ``source``, ``path``,
-            ``test_size``. Batches, validation share and seed are each study's own affair.
-        accelerator: What computes; ``auto`` is a CUDA GPU if there is one, else the CPU.
-        seeds: One repetition each: of the split, the initial weights and the shuffling.
-        output: The folder that gets a folder for each study.
+            ``test_size``. Each study sets batches, validation share and seed by itself.
+        accelerator: Device to compute on; ``auto`` is a CUDA GPU if there is one, else the CPU.
+        seeds: Seeds of the split, the initial weights and the shuffling, one per repetition.
+        output: Folder that gets a folder for each study.
         quick: Whether to do a small version of a few seconds, which judges nothing.
         n_jobs: Number of runs at a time, as joblib counts: -1 is one a core.
         dask: Address of the scheduler of a Dask cluster that does the runs, ``n_jobs``
@@ -48,15 +48,14 @@ class Settings:
 
     @cached_property  # a worker on another machine takes over what was found on the first
     def device(self) -> Literal["cpu", "gpu"]:
-        """What ``accelerator`` comes to on this machine."""
-        on_gpu = self.accelerator == "gpu" or (
-            self.accelerator == "auto" and torch.cuda.is_available()
-        )
-        return "gpu" if on_gpu else "cpu"
+        """Device that ``accelerator`` stands for on this machine."""
+        if self.accelerator == "auto":
+            return "gpu" if torch.cuda.is_available() else "cpu"
+        return self.accelerator
 
     @cached_property
     def _data(self) -> tuple[dict[str, Any], Provenance, int]:
-        """Let ``auto`` choose once, so that all runs of a study get one table."""
+        """Data arguments after ``auto`` has chosen, so that all runs get one table; the table."""
         data = GPADataModule(**{**self.data, "seed": 0})
         table = data.provenance
         is_file = table.kind == "file"
@@ -69,7 +68,7 @@ class Settings:
 
     @property
     def provenance(self) -> Provenance:
-        """Which table it is.
+        """Name, size and SHA-256 of the table.
 
         Raises:
             DataError: If the table is not to be had or not valid.
@@ -87,9 +86,9 @@ class Settings:
         """Build the data module of a run, set up.
 
         Args:
-            seed: Of the split and the shuffling.
+            seed: Seed of the split and the shuffling.
             kind: `GPADataModule` or a subclass.
-            own: The study's own arguments of it.
+            own: Further arguments of the data module.
         """
         data = kind(**{**self._data[0], "seed": seed, **own})
         log = logging.getLogger("gpa_lightning.data.datamodule")

@@ -9,62 +9,71 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pandas as pd
-import psutil
 import pytest
 from runs import PROJECT
 
 from gpa_lightning.commands.study import main
 
-STUDY = [sys.executable, str(PROJECT / "scripts/study.py"), "more-data", "--quick"]
+KILLED_ONCE = """
+import os, signal, sys
+from contextlib import suppress
+
+if {"worker", "joblib.externals.loky.backend.popen_loky_posix"} & set(sys.orig_argv):
+    from gpa_lightning.studies import runs
+
+    evaluation_mse = runs.evaluation_mse
+
+    def killed_once(*args):
+        with suppress(FileExistsError):
+            open(os.environ["KILLED"], "x").close()
+            os.kill(os.getpid(), signal.SIGKILL)
+        return evaluation_mse(*args)
+
+    runs.evaluation_mse = killed_once
+"""
+"""A `sitecustomize` module: the first process that has trained is killed before it says so."""
 
 
-@pytest.fixture(scope="module")
-def flags(table: Path) -> list[str]:
-    return ["--accelerator", "cpu", "--data.path", str(table)]
-
-
-@pytest.fixture(scope="module")
-def expected(flags: list[str], tmp_path_factory: pytest.TempPathFactory) -> pd.DataFrame:
-    """The table of the study, done by this process alone."""
-    folder = tmp_path_factory.mktemp("alone")
-    assert main(["more-data", "--quick", *flags, "--output", str(folder)]) == 0
-    return pd.read_csv(folder / "more-data/results.csv")
+@pytest.fixture
+def environment(workplace: Path) -> dict[str, str]:
+    """The environment of processes of which one, whichever trains first, is killed."""
+    folder = workplace / "site"
+    folder.mkdir()
+    (folder / "sitecustomize.py").write_text(KILLED_ONCE)
+    path = os.pathsep.join(map(str, (folder, PROJECT)))
+    return {**os.environ, "PYTHONPATH": path, "KILLED": str(workplace / "killed")}
 
 
 def until(holds: Callable[[], object]) -> None:
-    deadline = time.monotonic() + 300
+    deadline = time.monotonic() + 3600
     while not holds():
         assert time.monotonic() < deadline
         time.sleep(0.05)
 
 
-def finished() -> list[Path]:
-    return list(Path("studies").glob("*/runs/*/outcome.json"))
-
-
-def study_survives(
-    flags: list[str], victim: Callable[[int], psutil.Process], expected: pd.DataFrame
-) -> None:
-    """Kill a process when the first run is done; the study must come out the same."""
-    study = subprocess.Popen(
-        [*STUDY, *flags, "--output", "studies"],  # a relative path, of which others know nothing
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
+def study_survives(flags: list[str], environment: dict[str, str], everything: Path) -> None:
+    """Do a study with processes of which one is killed; it must come out as with one process."""
+    # the output is a relative path, of which others know nothing
+    study = [PROJECT / "scripts/study.py", "more-data", "--quick", "--output", "studies", *flags]
+    done = subprocess.run(
+        [sys.executable, *map(str, study)],
+        env=environment,
+        capture_output=True,
         text=True,
+        timeout=3600,
     )
-    try:
-        until(lambda: finished() or study.poll() is not None)
-        victim(study.pid).kill()
-        assert len(finished()) < len(expected)
-        _, errors = study.communicate(timeout=240)
-    finally:
-        study.kill()
-    assert study.returncode == 0, errors
-    pd.testing.assert_frame_equal(pd.read_csv("studies/more-data/results.csv"), expected)
+    assert done.returncode == 0, done.stderr
+    assert Path("killed").exists()
+    expected, results = (
+        pd.read_csv(output / "more-data/results.csv") for output in (everything, Path("studies"))
+    )
+    pd.testing.assert_frame_equal(results, expected)
 
 
 @pytest.fixture
-def cluster(workplace: Path) -> Iterator[tuple[str, list[subprocess.Popen]]]:
+def cluster(
+    workplace: Path, environment: dict[str, str]
+) -> Iterator[tuple[str, list[subprocess.Popen]]]:
     """A Dask scheduler's address and its two workers, in another folder than the study."""
     pytest.importorskip("distributed", reason="needs Dask: pip install '.[cluster]'")
     elsewhere = workplace / "elsewhere"
@@ -77,7 +86,7 @@ def cluster(workplace: Path) -> Iterator[tuple[str, list[subprocess.Popen]]]:
             subprocess.Popen(
                 [sys.executable, "-m", "dask", *role, "--no-dashboard", "--scheduler-file", file],
                 cwd=elsewhere,
-                env={**os.environ, "PYTHONPATH": str(PROJECT)},
+                env=environment,
                 stdout=log,
                 stderr=log,
             )
@@ -97,19 +106,23 @@ def log_of(workplace: Path) -> str:
     return (workplace / "cluster.log").read_text()
 
 
-def test_a_dask_cluster_that_loses_a_worker_gives_the_same_table(cluster, flags, expected):
+@pytest.mark.slow
+@pytest.mark.xdist_group("studies")
+def test_a_dask_cluster_that_loses_a_worker_gives_the_same_table(
+    cluster, table, environment, everything
+):
     address, workers = cluster
-    study_survives([*flags, "--dask", address], lambda _: psutil.Process(workers[0].pid), expected)
-    assert workers[1].poll() is None
+    flags = ["--accelerator", "cpu", "--data.path", str(table), "--dask", address]
+    study_survives(flags, environment, everything)
+    until(lambda: any(worker.poll() is not None for worker in workers))
+    assert sorted(str(worker.poll()) for worker in workers) == ["-9", "None"]
 
 
-@pytest.mark.long
-def test_n_jobs_that_lose_a_process_give_the_same_table(workplace, flags, expected):
-    def process_that_trains(study: int) -> psutil.Process:
-        children = psutil.Process(study).children()
-        return next(child for child in children if "popen_loky" in " ".join(child.cmdline()))
-
-    study_survives([*flags, "--n_jobs", "2"], process_that_trains, expected)
+@pytest.mark.slow
+@pytest.mark.xdist_group("studies")
+def test_n_jobs_that_lose_a_process_give_the_same_table(table, environment, everything):
+    flags = ["--accelerator", "cpu", "--data.path", str(table), "--n_jobs", "2"]
+    study_survives(flags, environment, everything)
 
 
 def refused(capsys: pytest.CaptureFixture[str], address: str) -> str:
@@ -120,9 +133,12 @@ def refused(capsys: pytest.CaptureFixture[str], address: str) -> str:
     return error
 
 
-def test_a_scheduler_that_does_not_answer(workplace, capsys):
+@pytest.mark.parametrize(
+    "address", ["nonsense://a", pytest.param("tcp://127.0.0.1:1", marks=pytest.mark.slow)]
+)
+def test_a_scheduler_that_does_not_answer(address, workplace, capsys):
     pytest.importorskip("distributed", reason="needs Dask: pip install '.[cluster]'")
-    assert "no scheduler answers there" in refused(capsys, "tcp://127.0.0.1:1")
+    assert "no scheduler answers there" in refused(capsys, address)
 
 
 def test_dask_that_is_not_installed(workplace, monkeypatch, capsys):

@@ -50,7 +50,10 @@ def result(name: str, holds: bool) -> Result:
 @pytest.mark.parametrize("quick", [False, True])
 def test_page(tmp_path, quick):
     settings = Settings(output=tmp_path, quick=quick)
-    page = Page(save_page([result("one", True), result("two", False)], settings))
+    results = [result("one", True), result("two", False)]
+    for each in results:
+        each.save(settings)
+    page = Page(save_page(results, settings))
     assert [tag for tag, _ in page.tags if tag in ("h1", "h2")] == ["h1", "h2", "h2"]
     assert page.attributes("html") == [{"lang": "en"}]
     assert any(meta.get("name") == "viewport" for meta in page.attributes("meta"))

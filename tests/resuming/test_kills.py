@@ -43,8 +43,6 @@ CASES = {
 }
 RUN = Path("lightning_logs/version_0")
 
-pytestmark = pytest.mark.xdist_group("kills")  # they share the runs that nobody kills
-
 
 @dataclass(frozen=True)
 class Outcome:

@@ -9,7 +9,7 @@ from gpa_lightning.commands.study import main
 
 @pytest.fixture(scope="session")
 def everything(table: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The output folder of ``all --quick``; tests that use it form an xdist group, to share it."""
+    """The output folder of ``all --quick``."""
     folder = tmp_path_factory.mktemp("studies")
     flags = ["--quick", "--accelerator", "cpu", "--data.path", str(table)]
     assert main(["all", *flags, "--seeds", "0", "1", "--output", str(folder)]) == 0

@@ -16,7 +16,6 @@ RATES = ("0.001", "0.003")
 
 pytestmark = [
     pytest.mark.slow,
-    pytest.mark.xdist_group("studies"),
     pytest.mark.skipif(
         CHROMIUM is None, reason="needs Chromium (on Debian: apt-get install chromium)"
     ),

@@ -107,7 +107,6 @@ def log_of(workplace: Path) -> str:
 
 
 @pytest.mark.slow
-@pytest.mark.xdist_group("studies")
 def test_a_dask_cluster_that_loses_a_worker_gives_the_same_table(
     cluster, table, environment, everything
 ):
@@ -119,7 +118,6 @@ def test_a_dask_cluster_that_loses_a_worker_gives_the_same_table(
 
 
 @pytest.mark.slow
-@pytest.mark.xdist_group("studies")
 def test_n_jobs_that_lose_a_process_give_the_same_table(table, environment, everything):
     flags = ["--accelerator", "cpu", "--data.path", str(table), "--n_jobs", "2"]
     study_survives(flags, environment, everything)

@@ -42,7 +42,6 @@ def fits(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
     return done
 
 
-@pytest.mark.xdist_group("studies")
 @pytest.mark.parametrize("name", NAMES)
 def test_what_a_study_leaves_behind(everything, table, name):
     folder = everything / name
@@ -67,7 +66,6 @@ def test_what_a_study_leaves_behind(everything, table, name):
     assert (image.height, image.width) == picture.shape[:2]
 
 
-@pytest.mark.xdist_group("studies")
 @pytest.mark.parametrize("name", [name for name in NAMES if name != "polynomial"])
 def test_each_training_is_a_run_of_tensorboard(everything, name):
     runs = list((everything / name / "runs").iterdir())
@@ -101,7 +99,6 @@ def test_list_is_in_the_lectures_order(capsys):
     assert [line.split()[0] for line in capsys.readouterr().out.splitlines()] == NAMES
 
 
-@pytest.mark.xdist_group("studies")
 def test_finished_runs_are_kept(everything, quick, tmp_path, fits):
     folder = shutil.copytree(everything / "more-data", tmp_path / "more-data")
     results = folder / "results.csv"
@@ -168,7 +165,6 @@ def test_other_settings_are_other_runs(quick, tmp_path, fits, monkeypatch):
 
 
 @pytest.mark.slow
-@pytest.mark.xdist_group("studies")
 def test_runs_in_parallel_give_the_same(quick, tmp_path, everything):
     threads = torch.get_num_threads()
     assert main(["more-data", *quick, "--n_jobs", "2"]) == 0

@@ -8,7 +8,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from runs import HANGS, PROJECT, run, until
+from runs import HANGS, PROJECT, until
+
+from gpa_lightning.commands.train import train
 
 SLOW = """
 import time
@@ -29,9 +31,9 @@ SMALL = ("--model.hidden_sizes", "[16,8]", "--model.dropout", "0.2", "--early_st
     "by", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)]
 )
 def test_an_interrupted_run_can_go_on(by, table, workplace):
-    train = [str(PROJECT / "scripts/train.py"), "--data.path", str(table), *SMALL]
+    flags = ["--data.path", str(table), *SMALL]
     process = subprocess.Popen(
-        [sys.executable, *train, "--max_epochs", "100000"],
+        [sys.executable, str(PROJECT / "scripts/train.py"), *flags, "--max_epochs", "100000"],
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         text=True,
@@ -46,8 +48,7 @@ def test_an_interrupted_run_can_go_on(by, table, workplace):
     assert "Traceback" not in errors
 
     epoch = torch.load(last, weights_only=True)["epoch"]
-    result = run(*train, "--ckpt_path", "last", "--max_epochs", str(epoch + 3))
-    assert result.returncode == 0, result.stderr
+    assert train([*flags, "--ckpt_path", "last", "--max_epochs", str(epoch + 3)]) == 0
     assert torch.load(last, weights_only=True)["epoch"] == epoch + 2
 
 

@@ -133,6 +133,7 @@ def test_a_study_that_was_stopped_goes_on(quick, tmp_path, fits, monkeypatch, ca
     assert len({len(list(run.glob("events*"))) for run in runs}) == 1
 
 
+@pytest.mark.slow
 def test_ctrl_c(table, workplace):
     program = [sys.executable, str(PROJECT / "scripts/study.py"), "double-descent"]
     flags = ["--data.path", str(table), "--accelerator", "cpu", "--output", "studies"]

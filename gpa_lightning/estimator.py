@@ -217,7 +217,7 @@ class LightningMLPRegressor(RegressorMixin, BaseEstimator):  # type: ignore[misc
     ) -> FullyConnectedNetwork:
         on_cpu = self.accelerator == "cpu"
         gpus = [] if on_cpu else range(torch.cuda.device_count())
-        with _ONE_AT_A_TIME, _quiet_lightning(), torch.random.fork_rng(gpus):
+        with _ONE_AT_A_TIME, quiet_lightning(), torch.random.fork_rng(gpus):
             # the CPU's generator alone, since seeding all of them would reach an idle GPU's too
             (torch.default_generator if on_cpu else torch).manual_seed(seed)
             model = GPARegressor(
@@ -306,7 +306,7 @@ class _Progress(EarlyStopping):
 
 
 @contextmanager
-def _quiet_lightning() -> Iterator[None]:
+def quiet_lightning() -> Iterator[None]:
     """Withhold Lightning's notes and advice, of which none is the estimator's user's to act on."""
     logger = logging.getLogger("lightning.pytorch")
     level = logger.level

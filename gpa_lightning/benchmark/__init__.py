@@ -82,12 +82,10 @@ def _settle_on_table(data: dict[str, Any]) -> tuple[dict[str, Any], str]:
     module = GPADataModule(**data)
     module.setup()
     found = module.provenance
-    path = found.location if found.kind == "file" else None
-    source = "download" if found.kind == "cache" else found.kind
-    name = Path(path).name if path else found.location
+    name = Path(found.location).name if found.kind == "file" else found.location
     split = ", ".join(f"{rows:,} {part}" for part, rows in module.rows.items())
     description = f"{name}, SHA-256 {found.sha256}; {found.rows:,} rows: {split}"
-    return {"source": source, "path": path}, description
+    return found.arguments, description
 
 
 def _parser() -> ArgumentParser:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal, TypeAlias
 
 import numpy as np
@@ -53,6 +54,13 @@ class Provenance:
     location: str
     rows: int
     sha256: str
+
+    @property
+    def arguments(self) -> dict[str, str | None]:
+        """What `GPADataModule` is given to find the same data again, from any working directory."""
+        if self.kind == "file":
+            return {"source": "file", "path": str(Path(self.location).absolute())}
+        return {"source": "download" if self.kind == "cache" else self.kind, "path": None}
 
 
 @dataclass(frozen=True)

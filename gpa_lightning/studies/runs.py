@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-import logging
 import shutil
 import threading
-import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -23,6 +21,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from gpa_lightning import GPADataModule, GPARegressor, default_callbacks
 from gpa_lightning.callbacks import HyperparameterTable
+from gpa_lightning.estimator import quiet_lightning
 from gpa_lightning.losses import evaluation_mse
 from gpa_lightning.resuming.checkpoint import VERSION
 from gpa_lightning.resuming.whole_file import OutputError, whole_file
@@ -198,18 +197,12 @@ def _outcome(study: Path, run: Run, settings: Settings) -> Outcome:
 @contextmanager
 def _isolated(seed: int) -> Iterator[None]:
     """Seed PyTorch for one run and restore it afterwards; withhold Lightning's advice."""
-    log = logging.getLogger("lightning.pytorch")
-    level = log.level
-    log.setLevel(logging.WARNING)
     try:
-        with warnings.catch_warnings(), torch.random.fork_rng():
-            warnings.simplefilter("ignore")
+        with quiet_lightning(), torch.random.fork_rng():
             torch.manual_seed(seed)
             yield
     except SystemExit as stopped:  # what Lightning makes of Ctrl-C
         raise KeyboardInterrupt from stopped
-    finally:
-        log.setLevel(level)
 
 
 def fit(

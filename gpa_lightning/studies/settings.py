@@ -58,13 +58,7 @@ class Settings:
         """Data arguments after ``auto`` has chosen, so that all runs get one table; the table."""
         data = GPADataModule(**{**self.data, "seed": 0})
         table = data.provenance
-        is_file = table.kind == "file"
-        settled = {
-            **self.data,
-            "source": "download" if table.kind == "cache" else table.kind,
-            "path": str(Path(table.location).absolute()) if is_file else None,
-        }
-        return settled, table, data.in_features
+        return {**self.data, **table.arguments}, table, data.in_features
 
     @property
     def provenance(self) -> Provenance:
@@ -94,8 +88,10 @@ class Settings:
         log = logging.getLogger("gpa_lightning.data.datamodule")
         level = log.level
         log.setLevel(logging.ERROR)  # a study says by itself where the test set is used
-        data.setup()
-        log.setLevel(level)
+        try:
+            data.setup()
+        finally:
+            log.setLevel(level)
         if data.provenance.sha256 != self.provenance.sha256:
             raise DataError(
                 f"{data.provenance.location}: is not the table that the study began with; "

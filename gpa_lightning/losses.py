@@ -115,10 +115,9 @@ class _ChunkedMSE(torch.autograd.Function):
             total += loss.detach()
             if needs_gradient:
                 of_chunk = torch.autograd.grad(loss, parameters)
-                if gradients:
-                    torch._foreach_add_(gradients, of_chunk)
-                else:
-                    gradients = of_chunk
+                for gradient, part in zip(gradients, of_chunk, strict=False):
+                    gradient.add_(part)
+                gradients = gradients or of_chunk
         ctx.gradients = gradients
         return total
 
@@ -130,5 +129,4 @@ class _ChunkedMSE(torch.autograd.Function):
                 "cannot be differentiated again; use mse_loss, or smaller batches"
             )
         gradients, ctx.gradients = ctx.gradients, ()
-        torch._foreach_mul_(gradients, grad_output)
-        return None, None, None, *gradients
+        return None, None, None, *(gradient.mul_(grad_output) for gradient in gradients)

@@ -163,8 +163,8 @@ class GPALightningCLI(LightningCLI):
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Build the Trainer with the callbacks that have flags of their own."""
-        trainer = self._get(self.config_init, "trainer")
-        own = {flag: self._get(self.config_init, flag) for flag in CALLBACKS}
+        config = self.config_init if self.subcommand is None else self.config_init[self.subcommand]
+        trainer, own = config.trainer, {flag: config.get(flag) for flag in CALLBACKS}
         for flag, switch in (
             ("checkpoint", "enable_checkpointing"),
             ("progress_bar", "enable_progress_bar"),

@@ -114,11 +114,11 @@ class FastTraining(Callback):
             if fused_adam.supports(optimizer):
                 take = fused_adam.FusedAdam(optimizer).step
             direct_step = rounds.DirectStep(trainer, take, self)
-        logged = len(trainer._results or ())
+        logged = rounds.count_logged(trainer)
         for following, index in rounds.further_batches(trainer, self._further_steps):
             if direct_step:
                 direct_step(following, index)
             else:
                 rounds.lightning_step(trainer, following, index)
-            if len(trainer._results or ()) != logged:
+            if rounds.count_logged(trainer) != logged:
                 return  # Lightning is to end the batch that has logged something

@@ -108,6 +108,11 @@ def logs_batches(trainer: Trainer) -> bool:
     )
 
 
+def count_logged(trainer: Trainer) -> int:
+    """Count the names under which something has been logged so far."""
+    return len(trainer._results or ())
+
+
 def batches_until_something_is_due(trainer: Trainer) -> int:
     """Count the batches that may follow the current one before Lightning has something to do.
 

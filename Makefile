@@ -3,8 +3,8 @@ PYTHON ?= python3
 ARGS ?=
 BIN := .venv/bin
 INSTALLED := .venv/.installed
-# a worker a core, of one thread each; the tests of a file share what is costly to make
-PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 8 --dist loadfile
+# a worker a core, of one thread each
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 8
 
 .DEFAULT_GOAL := help
 .PHONY: help train study results test test-all test-long lint format tensorboard clean
@@ -24,11 +24,11 @@ train: $(INSTALLED) ## train the network, test it, and print a summary
 	$(BIN)/python scripts/train.py $(ARGS)
 
 test: $(INSTALLED) ## run the quick tests (GPA_CSV=path/to/GPA.csv includes those on the real table)
-	$(PYTEST) -m "not slow and not long" $(ARGS)
+	$(PYTEST) --dist loadfile -m "not slow and not long" $(ARGS)
 
 test-all: $(INSTALLED) ## run the quick and the slow tests, and a twentieth of the long ones
-	$(PYTEST) -m "not long" $(ARGS)
-	LONG_SHARE=0.05 $(PYTEST) -m long -rP $(ARGS)
+	$(PYTEST) --dist worksteal -m "not long" $(ARGS)
+	LONG_SHARE=0.05 $(PYTEST) --dist worksteal -m long -rP $(ARGS)
 
 test-long: $(INSTALLED) ## run the long fault tests, up to an hour (LONG_SHARE=0.05: that share of them)
 	$(BIN)/python -m pytest -s -m long $(ARGS)

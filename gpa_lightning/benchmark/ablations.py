@@ -48,7 +48,7 @@ ABLATIONS = {
         "direct calls of Adam's kernel", {"speed.fused_adam.supports": lambda _: False}
     ),
     "without-direct-steps": _by_names(
-        "direct steps", {"speed.rounds.steps_plainly": lambda _: False}
+        "direct steps", {"speed.training_loop.steps_plainly": lambda _: False}
     ),
     "without-rounds": _by_flags("several steps a round", {"fast_training.steps_per_execution": 1}),
     "without-fast-training": _by_flags("FastTraining at all", {"fast_training": "null"}),

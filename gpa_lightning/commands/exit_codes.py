@@ -53,7 +53,7 @@ def _exit_code(program: Callable[[Sequence[str]], object], arguments: Sequence[s
         if "conditioned on metric" in str(error):  # EarlyStopping's word for a wrong `monitor`
             return refuse(error)
         if isinstance(error, distributed.DistError) or "gloo" in str(error):
-            return _left_alone(error)
+            return _has_lost_a_process(error)
         raise
     except SIGTERMException:
         return _interrupted(signal.SIGTERM)
@@ -80,7 +80,7 @@ def _interrupted(by: signal.Signals) -> int:
     return 128 + by
 
 
-def _left_alone(error: RuntimeError) -> int:
+def _has_lost_a_process(error: RuntimeError) -> int:
     """Say that another process of the training is gone, which no process can go on without."""
     rank: int = rank_zero_only.rank  # type: ignore[attr-defined]
     reason = str(error).partition("] ")[2].partition(". ")[0] or str(error)

@@ -9,7 +9,7 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import nn
 
-from gpa_lightning.speed import fused_adam, rounds
+from gpa_lightning.speed import fused_adam, training_loop
 from gpa_lightning.speed.denormals import flush_denormals
 from gpa_lightning.speed.stack import FastForward, is_stack
 
@@ -20,7 +20,7 @@ class FastTraining(Callback):
     Lightning spends about as much time around each batch as a small network takes to learn from it.
     This callback goes on, after a batch of Lightning's, with the ones that follow (Keras calls it
     ``steps_per_execution``), and keeps Lightning's counters, so that ``global_step``, schedules,
-    validation and limits come out as if Lightning had gone round for each. Every batch goes
+    validation and limits come out as if each had had a turn of the loop. Every batch goes
     through the module's own ``training_step``, autograd and the optimiser. For the time of a fit:
 
     - a stack of ``Linear``, ``ReLU`` and ``Dropout`` in an `nn.Sequential` is computed as one
@@ -37,8 +37,8 @@ class FastTraining(Callback):
     were found. It belongs before the progress bar in the list of callbacks.
 
     Args:
-        steps_per_execution: Optimiser steps at most that follow each other within a round of
-            Lightning's loop. 1 leaves Lightning's loop alone.
+        steps_per_execution: Optimiser steps at most in one turn of Lightning's loop. 1 leaves the
+            loop alone.
         matmul_precision: Precision of float32 matrix products for the time of a fit, as
             `torch.set_float32_matmul_precision` has it: ``highest`` is the lecture's arithmetic,
             ``high`` lets an NVIDIA GPU use TF32, which is faster and rounds to ten bits.
@@ -103,22 +103,22 @@ class FastTraining(Callback):
         """Take the steps that follow Lightning's own."""
         if trainer.current_epoch != self._epoch:  # at whose start callbacks may change settings
             self._epoch = trainer.current_epoch
-            alone = rounds.acts_between_batches(trainer, self)
+            alone = training_loop.acts_between_batches(trainer, self)
             self._further_steps = 0 if alone else self.steps_per_execution - 1
-        if not self._further_steps or rounds.logs_batches(trainer):
+        if not self._further_steps or training_loop.logs_batches(trainer):
             return
         optimizer = trainer.optimizers[0]
         direct_step = None
-        if rounds.steps_plainly(trainer):
+        if training_loop.steps_plainly(trainer):
             take: Callable[[], object] = optimizer.step
             if fused_adam.supports(optimizer):
                 take = fused_adam.FusedAdam(optimizer).step
-            direct_step = rounds.DirectStep(trainer, take, self)
-        logged = rounds.count_logged(trainer)
-        for following, index in rounds.further_batches(trainer, self._further_steps):
+            direct_step = training_loop.DirectStep(trainer, take, self)
+        logged = training_loop.count_logged(trainer)
+        for following, index in training_loop.further_batches(trainer, self._further_steps):
             if direct_step:
                 direct_step(following, index)
             else:
-                rounds.lightning_step(trainer, following, index)
-            if rounds.count_logged(trainer) != logged:
+                training_loop.lightning_step(trainer, following, index)
+            if training_loop.count_logged(trainer) != logged:
                 return  # Lightning is to end the batch that has logged something

@@ -10,13 +10,13 @@ from collections import Counter
 import pytest
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer, seed_everything
-from lightning.pytorch.callbacks import StochasticWeightAveraging
+from lightning.pytorch.callbacks import ProgressBar, StochasticWeightAveraging
 from runs import weights
 from torch import nn
 from torch.nn.functional import l1_loss, mse_loss
 
 from gpa_lightning import GPADataModule, GPARegressor
-from gpa_lightning.speed import FastTraining, rounds
+from gpa_lightning.speed import FastTraining, training_loop
 from gpa_lightning.speed.stack import FastForward
 
 STEPS = 28  # 343 rows: 13 batches of 25 and one of 18, twice
@@ -293,6 +293,11 @@ class CountsBatches(Callback):
         pl_module.read = [*getattr(pl_module, "read", []), (outputs["loss"].item(), batch_idx)]
 
 
+class OwnProgressBar(ProgressBar):
+    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
+        pl_module.read = [*getattr(pl_module, "read", []), batch_idx]
+
+
 class CountsHooks(Callback):
     def count(self, pl_module, hook):
         pl_module.read = getattr(pl_module, "read", Counter()) + Counter([hook])
@@ -378,6 +383,11 @@ CASES = {
         FURTHER,
     ),
     "a callback with a hook for batches": (Regressor, {"callbacks": [CountsBatches()]}, 0),
+    "a progress bar of the user's": (
+        Regressor,
+        {"callbacks": [OwnProgressBar()], "enable_progress_bar": True},
+        0,
+    ),
     "a callback with hooks within steps": (Regressor, {"callbacks": [CountsHooks()]}, 0),
     "weight averaging": (
         Regressor,
@@ -418,10 +428,13 @@ def fitted(make, path, *first, data=GPADataModule, callbacks=(), **flags):
 def direct_steps(monkeypatch):
     """The indices of the batches on which direct steps were taken."""
     taken = []
-    step = rounds.DirectStep.__call__
-    monkeypatch.setattr(
-        rounds.DirectStep, "__call__", lambda s, batch, i: taken.append(i) or step(s, batch, i)
-    )
+    step = training_loop.DirectStep.__call__
+
+    def noted(direct_step, batch, index):
+        taken.append(index)
+        step(direct_step, batch, index)
+
+    monkeypatch.setattr(training_loop.DirectStep, "__call__", noted)
     return taken
 
 

@@ -1,4 +1,4 @@
-"""Further batches within one round of Lightning's loop, counted as if it had gone round for each.
+"""Several batches in one turn of Lightning's training loop, counted as if each had had its own.
 
 Lightning's loops have no public names; what is called of them in training stands in this file, and
 the tests of `FastTraining` compare every counter with those of a plain fit.
@@ -36,10 +36,10 @@ _LOGGING_HOOKS = ("training_step", *BATCH_HOOKS, *STEP_HOOKS, *STEP_METHODS, *TR
 
 
 def acts_between_batches(trainer: Trainer, own: Callback) -> bool:
-    """Tell whether anything has to see each batch come and go, so that a round has one batch.
+    """Tell whether anything has to see each batch come and go, so that none may follow another.
 
     Progress bars, timers and a `ModelCheckpoint` that saves by epochs have a hook for batches and
-    do not mind to be called once a round.
+    may be called once for several.
 
     Args:
         trainer: The Trainer that fits.
@@ -53,17 +53,25 @@ def acts_between_batches(trainer: Trainer, own: Callback) -> bool:
         or not isinstance(trainer.profiler, PassThroughProfiler)  # type: ignore[attr-defined]
         or overrides(module, LightningModule, BATCH_HOOKS)
         or any(
-            overrides(callback, Callback, BATCH_HOOKS) and not _is_content_with_rounds(callback)
+            overrides(callback, Callback, BATCH_HOOKS) and not _may_skip_batches(callback)
             for callback in trainer.callbacks  # type: ignore[attr-defined]
             if callback is not own
         )
     )
 
 
-def _is_content_with_rounds(callback: Callback) -> bool:
+def _may_skip_batches(callback: Callback) -> bool:
+    if isinstance(callback, Timer):
+        return True
     if isinstance(callback, ModelCheckpoint):
-        return callback._every_n_train_steps == 0 and callback._train_time_interval is None
-    return isinstance(callback, (ProgressBar, Timer))
+        # set by arguments, for which it has no public names
+        if callback._every_n_train_steps or callback._train_time_interval is not None:
+            return False
+    elif not isinstance(callback, ProgressBar):
+        return False
+    # a hook that the user has written for a class of Lightning's gets every batch
+    hooks = (getattr(callback, hook).__module__.partition(".")[0] for hook in BATCH_HOOKS)
+    return all(package in ("lightning", "gpa_lightning") for package in hooks)
 
 
 def steps_plainly(trainer: Trainer) -> bool:

@@ -14,6 +14,11 @@ import ctypes
 import torch
 
 
+def flushes_denormals() -> bool:
+    """Tell whether this thread flushes denormal numbers to zero, which PyTorch has no name for."""
+    return not bool(torch.full((1,), 1e-40).mul(0.5))
+
+
 def flush_denormals(enabled: bool) -> bool:
     """Flush denormal numbers to zero, or stop doing so, in this thread and its OpenMP workers.
 

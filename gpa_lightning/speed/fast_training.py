@@ -10,7 +10,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import nn
 
 from gpa_lightning.speed import fused_adam, training_loop
-from gpa_lightning.speed.denormals import flush_denormals
+from gpa_lightning.speed.denormals import flush_denormals, flushes_denormals
 from gpa_lightning.speed.stack import FastForward, is_stack
 
 
@@ -60,6 +60,7 @@ class FastTraining(Callback):
         self.steps_per_execution = steps_per_execution
         self.matmul_precision = matmul_precision
         self._precision_before: str | None = None
+        self._flushed_before = False
         self._stacks: list[nn.Module] = []
         self._epoch = -1
         self._further_steps = 0
@@ -72,6 +73,7 @@ class FastTraining(Callback):
                 assert isinstance(module, nn.Sequential)
                 module.forward = FastForward(module)  # type: ignore[method-assign]
                 self._stacks.append(module)
+        self._flushed_before = flushes_denormals()
         flush_denormals(True)
         self._precision_before = torch.get_float32_matmul_precision()
         torch.set_float32_matmul_precision(self.matmul_precision)
@@ -82,7 +84,7 @@ class FastTraining(Callback):
             vars(module).pop("forward", None)
         self._stacks = []
         if self._precision_before is not None:
-            flush_denormals(False)
+            flush_denormals(self._flushed_before)
             torch.set_float32_matmul_precision(self._precision_before)
             self._precision_before = None
 

@@ -510,6 +510,15 @@ def test_it_acts_in_a_fit_and_leaves_everything_as_it_was(table, precision, fail
     assert state(model) == before
 
 
+def test_flushing_that_was_on_before_a_fit_stays_on(table):
+    if not torch.set_flush_denormal(True):
+        pytest.skip("this processor does not flush denormal numbers")
+    fitted(Regressor, table, FastTraining(), max_epochs=1)
+    flushed = not state(Regressor())[1]
+    torch.set_flush_denormal(False)
+    assert flushed
+
+
 @pytest.mark.parametrize("steps", [0, -1])
 def test_a_round_has_at_least_one_step(steps):
     with pytest.raises(ValueError, match="steps_per_execution must be at least 1"):

@@ -86,6 +86,15 @@ def test_several_processes(home):
     assert "sync_dist" not in result.stderr
 
 
+@pytest.mark.parametrize("program", [train, predict.main, study])
+def test_help_names_the_flags(program, capsys):
+    with pytest.raises(SystemExit, match="0"):
+        program(["--help"])
+    flags = {train: "--data.path", predict.main: "--ckpt_path", study: "--seeds"}
+    assert flags[program] in capsys.readouterr().out
+
+
+@pytest.mark.slow
 def test_help():
     result = run("-X", "importtime", PROJECT / "scripts/train.py", "--help")
     assert result.returncode == 0

@@ -51,9 +51,8 @@ def trained(table, tmp_path_factory):
     return get
 
 
-@pytest.mark.parametrize(
-    "edit", ["nothing", "tanh", *(pytest.param(e, marks=pytest.mark.slow) for e in list(EDITS)[2:])]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("edit", EDITS)
 def test_an_edit_takes_effect(edit, trained):
     fast, plain = trained(edit)
     assert fast.keys() == plain.keys()

@@ -97,6 +97,7 @@ def changed(name: str, **changes) -> None:
 # The right predictions
 
 
+@pytest.mark.slow
 def test_script_predicts_in_a_process_of_its_own(here):
     flags = ("--ckpt_path", "last.ckpt", "--input", "students.csv", "--output", "predictions.csv")
     done = run(SCRIPT, *flags)

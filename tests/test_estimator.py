@@ -10,7 +10,7 @@ from lightning.pytorch import seed_everything
 from runs import fit, weights
 from sklearn.datasets import make_friedman1
 from sklearn.exceptions import NotFittedError
-from sklearn.metrics import r2_score
+from sklearn.metrics import mean_squared_error, r2_score
 from sklearn.model_selection import (
     GridSearchCV,
     cross_val_score,
@@ -144,6 +144,27 @@ def test_training_ends_when_it_stalls(curved, patience, epochs):
     assert estimator.loss_ == estimator.loss_curve_[-1]
     assert estimator.best_loss_ == min(estimator.loss_curve_)
     assert estimator.validation_scores_ is estimator.best_validation_score_ is None
+
+
+def test_losses_are_means_over_the_rows_whatever_the_batches(curved):
+    X, y = curved
+    estimator = LightningMLPRegressor((8,), batch_size=500, learning_rate_init=1e-9, max_iter=1)
+    (loss,) = estimator.fit(X, y).loss_curve_
+    assert loss == pytest.approx(mean_squared_error(y, estimator.predict(X)), rel=1e-5)
+
+
+def test_the_best_loss_need_not_be_the_last(curved):
+    estimator = LightningMLPRegressor((8,), dropout=0.5, tol=0, n_iter_no_change=1, random_state=0)
+    estimator.fit(*curved)  # ends with the first epoch that is no better
+    assert estimator.best_loss_ == min(estimator.loss_curve_) < estimator.loss_
+
+
+def test_tolerance_is_in_units_of_the_score_with_early_stopping(curved):
+    X, y = curved
+    estimator = LightningMLPRegressor(
+        (8,), tol=0.9, max_iter=6, n_iter_no_change=2, early_stopping=True, random_state=0
+    )
+    assert estimator.fit(X, 100 * y).n_iter_ == 3
 
 
 def test_grids_and_curves(curved):

@@ -12,6 +12,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from runs import fit
 
 from gpa_lightning import GPADataModule, GPARegressor
+from gpa_lightning.callbacks import StopOnDivergence
 from gpa_lightning.callbacks.divergence import DivergenceError
 from gpa_lightning.commands.train import train
 from gpa_lightning.speed import FastTraining
@@ -63,6 +64,15 @@ def test_the_step_is_named_exactly_however_many_run_at_once(steps, learning_rate
     assert f"the training loss is not finite at epoch {first // 14}, step {first} (" in message
     assert f"a smaller learning rate than {learning_rate:g}" in message
     assert len(model.noted) <= first + 64 + steps
+
+
+def test_the_step_is_named_exactly_where_each_loss_is_looked_at(table):
+    torch.manual_seed(0)
+    model = NotesLosses(hidden_sizes=(16, 8, 8), learning_rate=1e6)
+    message = error_of(model, table, StopOnDivergence(check_every_n_steps=1), epochs=30)
+    first = int(np.flatnonzero(~np.isfinite(model.noted))[0])
+    assert first % 14 >= 1  # so that a finite loss of the same epoch was looked at before
+    assert f"the training loss is not finite at epoch {first // 14}, step {first} (" in message
 
 
 def test_accumulated_batches_are_one_step(table):
@@ -126,5 +136,6 @@ def test_a_checkpoint_that_diverged_can_still_be_looked_at(table):
     torch.nn.init.constant_(model.network.layers.fc1.weight, torch.nan)
     data = GPADataModule(path=str(table))
     trainer = fit(GPARegressor(hidden_sizes=(16, 8)), data, epochs=0)
-    (metrics,) = trainer.test(model, datamodule=data, verbose=False)
-    assert np.isnan(metrics["test_loss"])
+    for evaluate, name in ((trainer.validate, "val_loss"), (trainer.test, "test_loss")):
+        (metrics,) = evaluate(model, datamodule=data, verbose=False)
+        assert np.isnan(metrics[name])

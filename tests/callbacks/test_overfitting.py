@@ -11,6 +11,7 @@ from torch.utils.data import DataLoader
 
 from gpa_lightning import GPADataModule, GPARegressor
 from gpa_lightning.callbacks import OverfittingMonitor, WeightNorms
+from gpa_lightning.callbacks.overfitting_monitor import Evaluation
 from gpa_lightning.commands.cli import main
 from gpa_lightning.commands.train import train
 from gpa_lightning.losses import evaluation_mse
@@ -96,6 +97,11 @@ class TestOverfittingMonitor:
         fit(GPARegressor(hidden_sizes=()), data, OverfittingMonitor(verbose=False))
         assert capsys.readouterr().out.count("No overfitting in 2 epochs") == 1
 
+    def test_a_training_that_gets_worse_on_both_sets_does_not_overfit(self):
+        monitor = OverfittingMonitor()
+        monitor.history = [Evaluation(1, 0.50, 0.50), Evaluation(2, 0.60, 0.60)]
+        assert monitor.verdict().startswith("No overfitting in 2 epochs")
+
     def test_its_metrics_can_be_monitored(self, data):
         stopping = EarlyStopping("epochs_since_best", patience=2)
         model = GPARegressor(hidden_sizes=(8,))
@@ -129,7 +135,8 @@ class TestWeightNorms:
         everything = torch.cat([p.detach().flatten() for p in model.parameters()])
         assert curves["l1_norm/all"][-1][1] == pytest.approx(everything.abs().sum().item())
         assert curves["l2_norm/all"][-1][1] == pytest.approx(everything.norm().item())
-        layers = ("l2_norm/network.layers.fc1", "l2_norm/network.layers.fc2")
+        layers = {"l2_norm/network.layers.fc1", "l2_norm/network.layers.fc2"}
+        assert {name for name in curves if "l2_norm" in name} == {"l2_norm/all", *layers}
         squares = sum(curves[layer][-1][1] ** 2 for layer in layers)
         assert squares == pytest.approx(everything.norm().item() ** 2)
         assert len(curves["l1_norm/all"]) == 2

@@ -41,6 +41,11 @@ def last_weights(version: int = 0) -> dict[str, torch.Tensor]:
     return torch.load(path, weights_only=True)["state_dict"]
 
 
+def loss_curves(version: int) -> dict[str, list[tuple[int, float]]]:
+    path = run_folder(version) / "checkpoints" / "last.ckpt"
+    return torch.load(path, weights_only=True)["callbacks"]["LossCurves"]
+
+
 def assert_equal_weights(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> None:
     assert a.keys() == b.keys()
     for name, weight in a.items():
@@ -95,6 +100,12 @@ class TestTrain:
         assert config["trainer"]["devices"] in (1, "1")
         assert config["trainer"]["precision"] == "bf16-mixed"
 
+    @pytest.mark.parametrize("flags", [["--config", "{}"], ["-c", "{}"], ["--config={}"]])
+    def test_a_recipe_by_name(self, flags, workplace, capsys):
+        with pytest.raises(SystemExit):
+            train([*(flag.format("lecture-full-batch") for flag in flags), "--print_config"])
+        assert "batch_size: full" in capsys.readouterr().out
+
     def test_a_saved_configuration_repeats_the_run(self, data):
         train([*data, "--model.dropout", "0.2", "--data.batch_size", "30"])
         train(["--config", str(run_folder() / "config.yaml")])
@@ -142,18 +153,11 @@ class TestCallbacks:
         epochs = {p.name: torch.load(p, weights_only=True)["epoch"] for p in folder.iterdir()}
         assert epochs == {"best-epoch-0.ckpt": 0, "last.ckpt": 3}
 
-    def test_other_patience(self, data, capsys):
-        train(
-            [
-                *data,
-                "--early_stopping.patience",
-                "1",
-                "--model.learning_rate",
-                "1",
-                "--max_epochs=40",
-            ]
-        )
-        assert "stopped early: val_loss did not improve for 1 epochs" in capsys.readouterr().out
+    @pytest.mark.parametrize(("flags", "epochs"), [([], 10), (["--early_stopping.patience=1"], 1)])
+    def test_patience(self, data, flags, epochs, capsys):
+        train([*data, *flags, "--model.learning_rate", "1", "--max_epochs=40"])
+        stopped = f"stopped early: val_loss did not improve for {epochs} epochs"
+        assert stopped in capsys.readouterr().out
 
     def test_stochastic_weight_averaging(self, data):
         flags = ["--trainer.callbacks.swa_lrs=0.01", "--trainer.callbacks.swa_epoch_start=1"]
@@ -245,12 +249,13 @@ class TestTensorBoard:
             assert any(re.match(pattern, name) for pattern in patterns)
 
     def test_hyperparameters_with_the_final_test_loss(self, data, table):
-        train(data)
+        train([*data, "--optimizer", "AdamW", "--optimizer.lr", "0.01"])
         metadata = events().summary_metadata
         start = plugin_data_pb2.HParamsPluginData.FromString(
             metadata["_hparams_/session_start_info"].plugin_data.content
         ).session_start_info.hparams
-        assert start["learning_rate"].number_value == pytest.approx(1e-3)
+        assert start["optimizer"].string_value == "AdamW"
+        assert start["learning_rate"].number_value == pytest.approx(0.01)  # not the model's own
         assert start["data/kind"].string_value == "file"
         assert start["data/location"].string_value == str(table)
         assert len(start["data/sha256"].string_value) == 64
@@ -286,6 +291,8 @@ class TestResuming:
                 for version in (0, 1)
             )
             assert whole == resumed
+        whole, resumed = (loss_curves(version) for version in (0, 1))
+        assert whole == resumed
         assert not run_folder(2).exists()
 
     def test_last_without_a_checkpoint(self, data, capsys):

@@ -1,5 +1,6 @@
 """Disks that fill up, turn read-only or vanish under a training, really mounted for the purpose."""
 
+import errno
 import os
 import shutil
 import subprocess
@@ -9,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from lightning.pytorch.loggers import TensorBoardLogger
 from runs import HANGS, PROJECT, long, run, until
 
 from gpa_lightning.commands.train import train
@@ -130,6 +132,17 @@ def test_a_place_where_nothing_can_be_written(table, workplace, capsys):
     assert train(["--data.path", str(table), *FLAGS, "--max_epochs", "2"]) == 2
     error = capsys.readouterr().err
     assert "lightning_logs: cannot be written: File exists" in error
+    assert error.count("\n") == 1
+
+
+def test_curves_that_do_not_fit_on_the_disk(table, workplace, monkeypatch, capsys):
+    def full(*args: object, **kwargs: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "events")
+
+    monkeypatch.setattr(TensorBoardLogger, "log_metrics", full)
+    assert train(["--data.path", str(table), *FLAGS, "--max_epochs", "2"]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: events: cannot be written: No space left on device; ")
     assert error.count("\n") == 1
 
 

@@ -100,6 +100,12 @@ def test_batches(table):
     assert [x.shape for x, _ in data.train_dataloader()] == [(343, 9)]
 
 
+def test_predictions_are_for_the_rows_of_the_test_set(table):
+    data = set_up(table)
+    (batch,) = data.predict_dataloader()
+    assert all(map(torch.equal, batch, data.dataset("test").tensors))
+
+
 def test_any_table_with_the_target_last(tmp_path):
     frame = pd.DataFrame({"width": range(20), "height": range(20, 40), "price": range(40, 60)})
     path = tmp_path / "houses.csv"

@@ -11,9 +11,11 @@ import sys
 import time
 from pathlib import Path
 from threading import Thread
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
+import psutil
 import pyarrow as pa
 import pyarrow.parquet
 import pytest
@@ -24,7 +26,7 @@ from sklearn.preprocessing import StandardScaler
 
 from gpa_lightning import GPADataModule, GPARegressor
 from gpa_lightning.commands.train import train
-from gpa_lightning.data import file_lock, formats, split, streaming
+from gpa_lightning.data import file_lock, formats, split
 from gpa_lightning.data.table import DataError
 from gpa_lightning.data.twin import synthetic_twin
 
@@ -314,10 +316,12 @@ def test_a_file_is_needed(workplace):
 
 
 def test_a_table_that_would_fill_the_memory_is_streamed_by_itself(tables, monkeypatch):
-    set_up(tables["folder"], cache_dir="tables")
-    assert not Path("tables").exists()
-    monkeypatch.setattr(streaming, "IN_MEMORY_SHARE", 1e-9)
-    set_up(tables["folder"], cache_dir="tables")
+    values = 8 * pd.read_parquet(tables["folder"]).size  # bytes
+    for share, is_streamed in ((0.24, False), (0.26, True)):
+        memory = SimpleNamespace(total=round(values / share))
+        monkeypatch.setattr(psutil, "virtual_memory", lambda memory=memory: memory)
+        set_up(tables["folder"], cache_dir="tables")
+        assert Path("tables").exists() == is_streamed
     assert len(entries()) == 1
     set_up(tables["folder"], cache_dir="elsewhere", in_memory=True)
     assert not Path("elsewhere").exists()

@@ -132,6 +132,27 @@ def test_ratios_are_medians_of_those_within_the_rounds(monkeypatch, tmp_path):
     assert measured["JAX lax.scan"][0] == "skipped: jax and optax not installed"
 
 
+def test_full_batch_mode_has_its_own_contenders_and_batches(twin, monkeypatch, tmp_path):
+    tasks = {}
+
+    def run_rounds(given, *_):
+        tasks.update(given)
+        return {name: [measurement(1.0)] for name in given}
+
+    monkeypatch.setattr(contest, "run_rounds", run_rounds)
+    assert main(["--mode=full-batch", f"--data.path={twin}", f"--output={tmp_path}"]) == 0
+    assert tasks.keys() == {"this-project", "lecture"}
+    assert {task.data["batch_size"] for task in tasks.values()} == {"full"}
+
+
+def test_the_memory_of_the_imports_is_not_the_trainings(monkeypatch):
+    monkeypatch.setattr("gpa_lightning.benchmark.task._memory", {"VmRSS": 300, "VmHWM": 1000}.get)
+    meter = Meter()
+    meter.imported()
+    meter.start()
+    assert meter.result(0.5).memory == 700
+
+
 def test_growth_is_that_of_a_row(monkeypatch, tmp_path):
     def run_rounds(tasks, rounds, console):
         costs = {}

@@ -78,6 +78,12 @@ def test_each_training_is_a_run_of_tensorboard(everything, name):
         assert "train_loss" in events.Tags()["scalars"], run
 
 
+def test_few_random_features_predict_the_test_set_better_than_its_mean_does(everything, table):
+    numbers = pd.read_csv(everything / "double-descent" / "results.csv")
+    few = numbers[numbers.model == "random features"].groupby("width").test_loss.median().iloc[0]
+    assert few < pd.read_csv(table).gpa.var()
+
+
 def test_the_claims_are_printed_with_their_numbers(workplace, capsys):
     assert main(["polynomial"]) == 0
     output = capsys.readouterr().out

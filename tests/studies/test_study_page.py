@@ -72,6 +72,12 @@ def test_page(tmp_path, quick):
     assert "nan" not in page.texts
 
 
+@pytest.mark.parametrize(("quick", "seeds"), [(False, "3, 4, 5"), (True, "3, 4")])
+def test_a_report_names_the_seeds_that_were_used(tmp_path, quick, seeds):
+    report = result("one", True).report(Settings(output=tmp_path, quick=quick, seeds=[3, 4, 5]))
+    assert f"- seeds: {seeds}\n" in report
+
+
 def test_a_claim_that_fails_is_reported(tmp_path):
     folder = result("one", False).save(Settings(output=tmp_path))
     report = (folder / "report.md").read_text()

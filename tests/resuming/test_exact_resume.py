@@ -65,7 +65,9 @@ def test_a_checkpoint_of_an_earlier_version_is_gone_on_from(data):
     assert_equal_weights(last_weights(0), last_weights(1))
 
 
-def test_a_run_resumed_after_its_first_epoch_ends_with_the_same_checkpoint(data):
+@pytest.mark.parametrize("learning_rate", ["0.001", "1"])  # the second epoch is better, or worse
+def test_a_run_resumed_after_its_first_epoch_ends_with_the_same_checkpoint(data, learning_rate):
+    data = [*data, "--model.learning_rate", learning_rate]
     train([*data, "--max_epochs", "2"])
     train([*data, "--max_epochs", "1"])
     assert train([*data, "--max_epochs", "2", "--ckpt_path", "last"]) == 0

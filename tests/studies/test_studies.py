@@ -7,10 +7,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from gpa_lightning.data.split import Split
 from gpa_lightning.studies import (
     Settings,
     early_stopping,
     mini_batch,
+    more_data,
     overfitting_curve,
     regularization,
 )
@@ -29,6 +31,13 @@ def performed(outcome: Callable[..., Outcome]) -> Callable[..., list[Outcome]]:
         return [outcome(**run.arguments) for run in runs]
 
     return perform
+
+
+@pytest.mark.parametrize(("rows_of_table", "of"), [(537, 429), (43_303, 34_642)])
+def test_a_smaller_training_set_has_as_many_rows_as_asked_for(rows_of_table, of):
+    for rows in range(2, 428):
+        split = Split(0.2, more_data.val_size(rows, of), seed=0)
+        assert split.sizes(rows_of_table, "table")[0] == rows
 
 
 def test_mini_batch_evaluates_often_in_the_first_epochs_alone(settings, tmp_path):

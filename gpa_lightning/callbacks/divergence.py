@@ -34,6 +34,10 @@ class StopOnDivergence(Callback):
         self._losses: list[Tensor] = []
         self._checked = self._first_step = 0
 
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Count the steps from here, where a run goes on within an epoch."""
+        self.on_train_epoch_start(trainer, pl_module)
+
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Count the epoch's steps from here."""
         self._losses, self._checked, self._first_step = [], 0, trainer.global_step

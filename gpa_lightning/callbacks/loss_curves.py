@@ -37,21 +37,28 @@ class LossCurves(Callback):
                 chart = {"training and validation": ["Multiline", ["train_loss$", "val_loss$"]]}
                 logger.experiment.add_custom_scalars({"loss": chart})
 
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Note the validation loss, in the place of an earlier one of the same epoch."""
+        if trainer.state.fn == "fit" and not trainer.sanity_checking:
+            self._note(trainer, "val_loss", self.validation, trainer.current_epoch)
+
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Note the losses of the epoch before, which are complete only now."""
-        self._note(trainer, trainer.current_epoch - 1)
+        """Note the training loss of the epoch before, which is complete only now."""
+        self._note(trainer, "train_loss", self.training, trainer.current_epoch - 1)
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Draw the picture, also when a resumed run finds that nothing is left to train."""
         epochs = trainer.fit_loop.epoch_progress.current.processed  # type: ignore[attr-defined]
-        self._note(trainer, epochs - 1)
+        self._note(trainer, "train_loss", self.training, epochs - 1)
         if trainer.is_global_zero and trainer.loggers and self._folder and self.training:
             self.save(Path(self._folder) / "loss_curves.png")
 
-    def _note(self, trainer: Trainer, epoch: int) -> None:
-        for name, curve in (("train_loss", self.training), ("val_loss", self.validation)):
-            if name in trainer.callback_metrics and (not curve or curve[-1][0] < epoch):
-                curve.append((epoch, trainer.callback_metrics[name].item()))
+    def _note(self, trainer: Trainer, name: str, curve: Curve, epoch: int) -> None:
+        if name not in trainer.callback_metrics or epoch < 0:
+            return
+        if curve and curve[-1][0] == epoch:
+            curve.pop()
+        curve.append((epoch, trainer.callback_metrics[name].item()))
 
     def save(self, path: Path) -> None:
         """Save the curves as a picture, in the place of an earlier one.

@@ -17,6 +17,7 @@ from gpa_lightning.commands.cli import LOGS, GPALightningCLI
 from gpa_lightning.commands.exit_codes import run
 from gpa_lightning.commands.summary import FitReport, print_summary
 from gpa_lightning.resuming.checkpoint import CheckpointError, find_last, read_checkpoint
+from gpa_lightning.resuming.exact_resume import describe_position
 from gpa_lightning.resuming.whole_file import PREFIX
 
 DESCRIPTION = f"""Train the network on the GPA data, test the best checkpoint, and print a summary.
@@ -42,9 +43,9 @@ class TrainCLI(GPALightningCLI):
         config = self.config
         if config.ckpt_path == "last":
             config.ckpt_path = str(find_last(Path(LOGS)))
-            epoch = read_checkpoint(config.ckpt_path)["epoch"]
+            where = describe_position(read_checkpoint(config.ckpt_path))
             # of several runs, "last" may be another than the one that the user has in mind
-            rank_zero_only(print)(f"going on from {config.ckpt_path}, after epoch {epoch}")
+            rank_zero_only(print)(f"going on from {config.ckpt_path}, {where}")
         if config.ckpt_path:
             self._compare_network(read_checkpoint(config.ckpt_path)["hyper_parameters"])
             checkpoint = Path(config.ckpt_path).resolve()

@@ -67,6 +67,9 @@ class BatchSampler(DistributedSampler["Tensor | slice"]):
         num_replicas: Number of processes that share the epoch.
         rank: Which of them this is.
 
+    Attributes:
+        first_batch: Index of the batch that the next epoch begins with; 0 again after that.
+
     Example:
         >>> rows = TableDataset(torch.arange(5), torch.zeros(5))
         >>> [rows[batch][0].tolist() for batch in BatchSampler(rows, batch_size=2)]
@@ -87,17 +90,19 @@ class BatchSampler(DistributedSampler["Tensor | slice"]):
         most = len(range(0, self.rows, num_replicas))  # that a replica has
         self.num_samples = most if shuffle else len(range(rank, self.rows, num_replicas))
         self.batch_size = batch_size or max(most, 1)
+        self.first_batch = 0
 
     def __iter__(self) -> Iterator[Tensor | slice]:
+        first, self.first_batch = self.first_batch, 0
         # a batch of all rows has no order; leaving it alone spares the shuffle and the gather
         if not self.shuffle or len(self) == 1:
             stride = self.batch_size * self.num_replicas
-            for start in range(self.rank, self.rank + len(self) * stride, stride):
+            for start in range(self.rank + first * stride, self.rank + len(self) * stride, stride):
                 yield slice(start, min(start + stride, self.rows), self.num_replicas)
             return
         order = shuffled_rows(self.rows, (self.seed, self.epoch))
         mine = torch.from_numpy(np.ascontiguousarray(order[self.rank :: self.num_replicas]))
-        for start in range(0, self.num_samples, self.batch_size):
+        for start in range(first * self.batch_size, self.num_samples, self.batch_size):
             yield mine[start : start + self.batch_size]
 
     def __len__(self) -> int:
@@ -118,20 +123,52 @@ class TableLoader(DataLoader[Any]):
     DataLoader as fast as slicing tensors (PyTorch issue 106704). Small batches are gathered some
     at a time, and go to a GPU in one copy; worker processes gather them one by one.
 
+    Lightning saves its ``state_dict`` with a checkpoint, so that a run that was stopped within an
+    epoch goes on with the batch that comes next.
+
     Attributes:
         device: The NVIDIA GPU to put the batches on; None leaves them in the host's memory.
     """
 
     device: torch.device | None = None
+    _batches_taken = _first_batch = 0
 
     def __iter__(self) -> Iterator[list[Tensor]]:  # type: ignore[override]  # has it private
-        if self.num_workers or not isinstance(self.sampler, BatchSampler):
-            return super().__iter__()
-        return self._batches(self.sampler)
+        first, self._first_batch = self._first_batch, 0
+        return self._epoch(first)
 
-    def _batches(self, sampler: BatchSampler) -> Iterator[list[Tensor]]:
-        batches = iter(sampler)
+    def _epoch(self, first: int) -> Iterator[list[Tensor]]:
+        """Yield the batches from a given one on; begun when the sampler knows the epoch."""
+        sampler = self.sampler
+        batches: Iterator[list[Tensor]]
+        if not isinstance(sampler, BatchSampler):
+            batches = islice(super().__iter__(), first, None)
+        elif self.num_workers:
+            sampler.first_batch = first
+            batches = super().__iter__()
+        else:
+            batches = self._gathered(sampler, first)
+        for taken, batch in enumerate(batches, first + 1):
+            self._batches_taken = taken
+            yield batch
+
+    def state_dict(self) -> dict[str, int]:
+        """Return how many batches of the epoch have been taken."""
+        return {"batches": self._batches_taken}
+
+    def load_state_dict(self, state_dict: dict[str, int]) -> None:
+        """Let the next epoch begin after the batches that had been taken."""
+        self._first_batch = state_dict["batches"]
+
+    def _gathered(self, sampler: BatchSampler, first: int) -> Iterator[list[Tensor]]:
         at_once = max(1, _GATHERED_ROWS // sampler.batch_size)
+        # Matrix products may round differently where a batch lies differently in memory, so the
+        # batches are gathered with those that they are always gathered with.
+        skipped = first % at_once
+        sampler.first_batch = first - skipped
+        return islice(self._blocks(iter(sampler), at_once), skipped, None)
+
+    def _blocks(self, batches: Iterator[Tensor | slice], at_once: int) -> Iterator[list[Tensor]]:
         while block := list(islice(batches, at_once)):
             if len(block) == 1 or isinstance(block[0], slice):
                 yield from (self._on_device(self.dataset[rows]) for rows in block)

@@ -1,13 +1,15 @@
-"""What makes a run that was killed and resumed the same run: nothing of it is lost.
+"""What makes a run that was stopped and resumed the same run: nothing of it is lost.
 
-Lightning saves a checkpoint while it is still busy with the end of an epoch. What it does after
-that (log the epoch's training metrics, step a scheduler that waits for a plateau, act on an early
-stop) happens in a run that goes on, but not in one that is resumed from that checkpoint.
+Lightning saves a checkpoint while it is still busy with the end of a batch or of an epoch. What it
+does after that (validate, log the epoch's training metrics, step a scheduler that waits for a
+plateau, act on an early stop) happens in a run that goes on, but not in one that is resumed from
+that checkpoint.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -17,29 +19,39 @@ from lightning.pytorch.callbacks import EarlyStopping
 from lightning.pytorch.loggers import TensorBoardLogger
 from torch import Tensor
 
-from gpa_lightning.resuming import random_states
+from gpa_lightning.resuming import random_states, within_epoch
+from gpa_lightning.resuming.checkpoint import CheckpointError
+from gpa_lightning.resuming.curves import take_up_curves
+from gpa_lightning.resuming.settings import compare_settings, settings_of
 from gpa_lightning.resuming.whole_checkpoints import WholeCheckpoints
 
-_KEY = "end_of_epoch"
+_KEY = "end_of_epoch"  # as the first version called all of this
 
 
 class ExactResume(Callback):
     """Puts into a checkpoint what Lightning leaves out of it, and takes it up when it resumes.
 
-    That is: the random states of all processes, the metrics that are yet to be logged, an early
-    stop, and how far TensorBoard's curves go. With it a run that goes on from a checkpoint ends
-    with the weights of one that was never stopped, to the last bit on a CPU. Where several
-    processes train, it also gives each a random stream of its own, so that dropout differs.
+    That is: the random states of all processes, how far the epoch is and what it has logged so
+    far, the metrics that are yet to be logged, an early stop, and how far TensorBoard's curves go.
+    With it a run that goes on from a checkpoint, wherever that was taken, ends with the weights of
+    one that was never stopped, to the last bit on a CPU. (Within an epoch the training loader has
+    to be stateful for that, as this project's is.) Where several processes train, it also gives
+    each a random stream of its own, so that dropout differs.
 
     Args:
         whole_checkpoints: Whether `WholeCheckpoints` takes the place of Lightning's default way of
             writing files.
+
+    Raises:
+        CheckpointError: When fitting, if the optimiser or a schedule has other settings than in
+            the checkpoint, or the checkpoint was taken within an epoch by another number of
+            processes.
     """
 
     def __init__(self, whole_checkpoints: bool = True) -> None:
         self.whole_checkpoints = whole_checkpoints
         self._checkpoint: dict[str, Any] = {}
-        self._random_states: list[dict[str, Any]] = []
+        self._settings: list[dict[str, Any]] = []
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Put `WholeCheckpoints` in the place of Lightning's default."""
@@ -49,20 +61,27 @@ class ExactResume(Callback):
     def on_save_checkpoint(
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        """Add the random states, the metrics, those yet to be logged, and an early stop."""
-        states = [random_states.collect()] * trainer.world_size
-        if len(states) > 1:
-            torch.distributed.all_gather_object(states, states[0])
-        checkpoint["random_states"] = states
-        epochs = trainer.fit_loop.epoch_progress.current
-        at_end = trainer.training and epochs.processed > epochs.completed  # type: ignore[attr-defined]
-        # there is no public name for the metrics of this epoch alone, without earlier ones
-        unlogged = trainer._logger_connector.metrics["log"] if at_end else {}
+        """Add all that has to be taken up."""
+        at = within_epoch.position(trainer)
+        mine = within_epoch.collect(trainer, pl_module) if at["within"] else {}
+        processes = [(random_states.collect(), mine)] * trainer.world_size
+        if len(processes) > 1:
+            torch.distributed.all_gather_object(processes, processes[0])
+        checkpoint["random_states"] = [states for states, _ in processes]
+        epochs, connector = trainer.fit_loop.epoch_progress.current, trainer._logger_connector
+        at_end = (
+            trainer.training and not at["within"] and epochs.processed > epochs.completed  # type: ignore[attr-defined]
+        )
+        after_batch = at["pending"] and not at["validated"] and connector.should_update_logs
         checkpoint[_KEY] = {
             "callback_metrics": _on_cpu(trainer.callback_metrics),
-            "unlogged": _on_cpu(unlogged),
+            # there is no public name for what is logged now, without what was before
+            "unlogged": _on_cpu(connector.metrics["log"] if at_end or after_batch else {}),
             "at_end": at_end,
             "should_stop": trainer.should_stop,
+            "position": at,
+            "processes": [gathered for _, gathered in processes],
+            "settings": self._settings,
         }
         for logger in trainer.loggers:
             if isinstance(logger, TensorBoardLogger):
@@ -71,47 +90,70 @@ class ExactResume(Callback):
     def on_load_checkpoint(
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        """Keep for later what was added; a checkpoint of version 0.1.0 has none of it."""
-        names = (_KEY, "epoch", "global_step")
+        """Keep for later what was added; a checkpoint of version 0.1.0 has less of it, or none."""
+        if trainer.state.fn != "fit":
+            return
+        names = (_KEY, "epoch", "global_step", "random_states")
         self._checkpoint = {name: checkpoint[name] for name in names if name in checkpoint}
-        states = checkpoint.get("random_states", [])
-        # the first checkpoints of version 0.1.0 hold those of their one process, in no list
-        self._random_states = states if isinstance(states, list) else [states]
+        at = self._left_off.get("position")
+        if at is None:
+            return
+        before, now = len(self._left_off["processes"]), trainer.world_size
+        if at["within"] and before != now:
+            raise CheckpointError(
+                f"the checkpoint was taken within an epoch, with {before} processes, and can be "
+                f"gone on from with as many, not with {now}"
+            )
+        within_epoch.put_back(checkpoint["loops"]["fit_loop"], at)
+
+    @property
+    def _left_off(self) -> dict[str, Any]:
+        left_off: dict[str, Any] = self._checkpoint.get(_KEY, {})
+        return left_off
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Take up the metrics, an early stop, and TensorBoard's curves."""
+        """Compare the settings; take up the metrics, an early stop, and TensorBoard's curves."""
+        self._settings = settings_of(trainer)
         if not self._checkpoint:
             return
-        left_off = self._checkpoint.get(_KEY, {})
+        left_off = self._left_off
+        compare_settings(self._settings, left_off.get("settings", []))
         trainer.callback_metrics.update(left_off.get("callback_metrics", {}))
         callbacks = trainer.callbacks  # type: ignore[attr-defined]
         early_stopping = any(isinstance(callback, EarlyStopping) for callback in callbacks)
         trainer.should_stop = early_stopping and left_off.get("should_stop", False)
-        if trainer.is_global_zero:
-            for logger in trainer.loggers:
-                if isinstance(logger, TensorBoardLogger):
-                    _take_up_curves(logger, left_off.get("unlogged", {}), self._checkpoint)
+        for logger in trainer.loggers:
+            if isinstance(logger, TensorBoardLogger) and trainer.is_global_zero:
+                take_up_curves(
+                    logger,
+                    step=self._checkpoint["global_step"] - 1,
+                    saved_at=_saved_at(trainer.ckpt_path),
+                    unlogged={name: v.item() for name, v in left_off.get("unlogged", {}).items()},
+                    epoch=self._checkpoint["epoch"],
+                )
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Step the schedulers that wait for a plateau, as Lightning does after it has saved.
+        """Do what Lightning does after it has saved, and take up the random states.
 
-        And take up the random states, at the last moment before they are used. A process that the
-        run did not have before starts with a state of its own.
+        At the last moment before they are used. A process that the run did not have before starts
+        with a state of its own.
         """
-        states, self._random_states = self._random_states, []
-        if trainer.global_rank < len(states):
-            random_states.restore(states[trainer.global_rank])
-        elif trainer.global_rank > 0:
-            random_states.seed_apart(trainer.global_rank, trainer.global_step)
-        left_off, epochs = self._checkpoint.get(_KEY, {}), self._checkpoint.get("epoch", 0) + 1
+        checkpoint, left_off = self._checkpoint, self._left_off
         self._checkpoint = {}
-        for config in trainer.lr_scheduler_configs if left_off.get("at_end") else ():
-            due = config.interval == "epoch" and epochs % config.frequency == 0
-            metric = left_off["callback_metrics"].get(config.monitor)
-            if config.reduce_on_plateau and due and metric is not None:
-                trainer.fit_loop.epoch_loop.scheduler_progress.increment_ready()
-                config.scheduler.step(metric)
-                trainer.fit_loop.epoch_loop.scheduler_progress.increment_completed()
+        rank = trainer.global_rank
+        if at := left_off.get("position"):
+            within_epoch.go_on(trainer, at)
+            if at["within"]:
+                within_epoch.restore(trainer, pl_module, left_off["processes"][rank])
+        if left_off.get("at_end"):
+            _step_plateau_schedulers(trainer, checkpoint["epoch"] + 1, left_off["callback_metrics"])
+        states = checkpoint.get("random_states", [])
+        # the first checkpoints of version 0.1.0 hold those of their one process, in no list
+        states = states if isinstance(states, list) else [states]
+        if rank < len(states):
+            random_states.restore(states[rank])
+        elif rank > 0:
+            random_states.seed_apart(rank, trainer.global_step)
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Count the last epoch, also where nothing was left to train after it."""
@@ -119,37 +161,31 @@ class ExactResume(Callback):
         epochs.completed = epochs.processed  # type: ignore[attr-defined]
 
 
+def describe_position(checkpoint: dict[str, Any]) -> str:
+    """Say in words how far the run of a checkpoint was."""
+    at, epoch = checkpoint.get(_KEY, {}).get("position"), checkpoint["epoch"]
+    if at is None or not at["within"]:
+        return f"after epoch {epoch}"
+    return f"in epoch {epoch}, after {at['batches']} batches"
+
+
+def _saved_at(path: Any) -> float:
+    """Return when a checkpoint was saved; kept by the disk, since equal runs save equal files."""
+    try:
+        return Path(path).stat().st_mtime
+    except (OSError, TypeError):  # on no disk
+        return float("inf")
+
+
 def _on_cpu(metrics: Mapping[str, Any]) -> dict[str, Tensor]:
     return {name: torch.as_tensor(value).detach().cpu() for name, value in metrics.items()}
 
 
-def _take_up_curves(
-    logger: TensorBoardLogger, unlogged: dict[str, Tensor], checkpoint: dict[str, Any]
-) -> None:
-    """Hide from TensorBoard what was logged after a checkpoint, and log what was not, but before.
-
-    The event that TensorBoard knows a restart by hides every point from its step on.
-    """
-    # slow to import, and needed only here
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-    from tensorboard.compat.proto.event_pb2 import Event, SessionLog
-
-    next_step = checkpoint["global_step"]
-    restart = Event(step=next_step, session_log=SessionLog(status=SessionLog.START))
-    logger.experiment.file_writer.add_event(restart)
-    logger.experiment.flush()
-    curves = EventAccumulator(logger.log_dir, size_guidance={"scalars": 0}).Reload()
-    points = {name: curves.Scalars(name) for name in curves.Tags()["scalars"]}
-    latest = {name: curve[-1] for name, curve in points.items() if curve}
-    missing = {
-        name: value.item()
-        for name, value in unlogged.items()
-        if name not in latest or latest[name].step < next_step - 1
-    }
-    # Lightning writes the epoch's number after the metrics that it goes with
-    cut_short = any(
-        latest[name].wall_time > latest["epoch"].wall_time for name in unlogged.keys() - missing
-    )
-    if missing or cut_short:
-        logger.log_metrics({**missing, "epoch": checkpoint["epoch"]}, next_step - 1)
-        logger.experiment.flush()
+def _step_plateau_schedulers(trainer: Trainer, epochs: int, metrics: dict[str, Tensor]) -> None:
+    for config in trainer.lr_scheduler_configs:
+        due = config.interval == "epoch" and epochs % config.frequency == 0
+        metric = metrics.get(str(config.monitor))
+        if config.reduce_on_plateau and due and metric is not None:
+            trainer.fit_loop.epoch_loop.scheduler_progress.increment_ready()
+            config.scheduler.step(metric)  # type: ignore[arg-type]  # as a plateau's has it
+            trainer.fit_loop.epoch_loop.scheduler_progress.increment_completed()

@@ -1,0 +1,66 @@
+"""The settings of optimisers and schedules, which a resumed run would take from its checkpoint."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from lightning.pytorch import Trainer
+
+from gpa_lightning.resuming.checkpoint import CheckpointError
+
+_KERNELS = ("fused", "foreach", "capturable", "differentiable")  # how, and not what, is computed
+
+
+def settings_of(trainer: Trainer) -> list[dict[str, Any]]:
+    """Return the settings of each parameter group and schedule, before a checkpoint is restored.
+
+    Args:
+        trainer: The Trainer that is about to fit.
+
+    Returns:
+        A dictionary each, with the class's name under ``class``; numbers and words only.
+    """
+    groups = [(each, group) for each in trainer.optimizers for group in each.param_groups]
+    schedules = [config.scheduler for config in trainer.lr_scheduler_configs]
+    return [
+        *(_plain(optimizer, group) for optimizer, group in groups),
+        *(_plain(schedule, schedule.state_dict()) for schedule in schedules),
+    ]
+
+
+def _plain(owner: object, values: dict[str, Any]) -> dict[str, Any]:
+    plain = {name: value for name, value in values.items() if name not in _KERNELS}
+    return {"class": type(owner).__name__} | {n: v for n, v in plain.items() if _is_plain(v)}
+
+
+def _is_plain(value: object) -> bool:
+    if isinstance(value, (list, tuple)):
+        return all(_is_plain(each) for each in value)
+    return value is None or isinstance(value, (bool, int, float, str))
+
+
+def compare_settings(now: list[dict[str, Any]], then: list[dict[str, Any]]) -> None:
+    """Refuse to go on with other settings than a checkpoint's, which would silently overrule them.
+
+    Args:
+        now: What `settings_of` returns.
+        then: What it returned in the run that wrote the checkpoint; empty if that is not known.
+
+    Raises:
+        CheckpointError: If they differ.
+    """
+    if then and [each["class"] for each in now] != [each["class"] for each in then]:
+        classes = (" with ".join(dict.fromkeys(each["class"] for each in s)) for s in (now, then))
+        raise _refusal("the optimiser", *classes)
+    for each_now, each_then in zip(now, then, strict=False):
+        for name in each_now.keys() & each_then.keys():
+            if each_now[name] != each_then[name]:
+                what = f"{name.removeprefix('initial_')} of {each_now['class']}"
+                raise _refusal(what, each_now[name], each_then[name])
+
+
+def _refusal(what: str, now: object, then: object) -> CheckpointError:
+    return CheckpointError(
+        f"cannot go on: {what} is {now}, but the checkpoint was trained with {then}; give the "
+        "checkpoint's or start a new run"
+    )

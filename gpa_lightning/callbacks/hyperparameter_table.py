@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only
 
 from gpa_lightning.callbacks.tensorboard import tensorboard_loggers
@@ -13,8 +14,9 @@ from gpa_lightning.callbacks.tensorboard import tensorboard_loggers
 class HyperparameterTable(Callback):
     """A row for the run in TensorBoard's HParams tab: hyperparameters, data, and final losses.
 
-    The losses are those that the run logs as ``val_loss`` and ``test_loss``, so a row has its
-    test loss once the run has been tested.
+    Other loggers get what Lightning does not tell them: which data and which optimiser. The losses
+    are those that the run logs as ``val_loss`` and ``test_loss``, so a row has its test loss once
+    the run has been tested.
     """
 
     @rank_zero_only
@@ -22,18 +24,25 @@ class HyperparameterTable(Callback):
         """Write the row."""
         from torch.utils.tensorboard.summary import hparams  # slow to import
 
-        values: dict[str, Any] = {**pl_module.hparams}
+        facts: dict[str, Any] = {}
         data = getattr(trainer, "datamodule", None)
         if data is not None:
-            facts = {**data.hparams, **data.state_dict()["provenance"]}
-            values |= {f"data/{name}": v for name, v in facts.items() if not name.startswith("_")}
+            provenance = data.state_dict()["provenance"]
+            facts |= {f"data/{name}": value for name, value in provenance.items()}
         if trainer.optimizers:
-            values["optimizer"] = type(trainer.optimizers[0]).__name__
+            facts["optimizer"] = type(trainer.optimizers[0]).__name__
+        for logger in trainer.loggers:
+            if not isinstance(logger, TensorBoardLogger):
+                logger.log_hyperparams(facts)  # beside those that Lightning has logged
+        values = {**pl_module.hparams, **facts}
+        if data is not None:
+            values |= {f"data/{name}": value for name, value in data.hparams.items()}
+        if trainer.optimizers:
             values["learning_rate"] = trainer.optimizers[0].param_groups[0]["lr"]
         row = {
             name: value if isinstance(value, (bool, int, float, str)) else str(value)
             for name, value in values.items()
-            if not name.startswith("_")
+            if not name.rpartition("/")[2].startswith("_")
         }
         # Without the first summary, a fixed list of columns, TensorBoard looks at the runs itself
         # and shows first what differs between them.

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import shutil
 from argparse import ArgumentError
 from collections.abc import Sequence
 from inspect import signature
+from pathlib import Path
 from typing import Any
 
 from jsonargparse import Namespace, dict_to_namespace
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint, ProgressBar
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
+from lightning.pytorch.utilities import rank_zero_only
 
 from gpa_lightning.callbacks import EqualRows, StopOnDivergence
 from gpa_lightning.commands.arguments import written_out
@@ -20,11 +23,13 @@ from gpa_lightning.data.datamodule import GPADataModule
 from gpa_lightning.data.table import DataError
 from gpa_lightning.regressor import GPARegressor
 from gpa_lightning.resuming import ExactResume
-from gpa_lightning.resuming.checkpoint import CheckpointError, read_checkpoint
+from gpa_lightning.resuming.checkpoint import CheckpointError, find_last, read_checkpoint
+from gpa_lightning.resuming.exact_resume import position_of
+from gpa_lightning.resuming.whole_file import PREFIX
 from gpa_lightning.speed import FastTraining
 
 LOGS = "lightning_logs"
-LIGHTNINGS_WORDS = ("best", "last", "hpc")  # for checkpoints, in the place of a path
+LIGHTNINGS_WORDS = ("best", "hpc")  # for checkpoints, in the place of a path
 ARGUMENTS = tuple(signature(GPARegressor).parameters)
 
 # Each has a flag of its own, so that it can be changed, replaced, or switched off with `null`. They
@@ -62,7 +67,6 @@ CALLBACKS: dict[str, tuple[type[Callback], dict[str, Any], str]] = {
             "init_args": {
                 "monitor": "val_loss",
                 "save_last": True,
-                "save_on_train_epoch_end": True,
                 "auto_insert_metric_name": False,
                 "filename": "best-epoch-{epoch}",
             },
@@ -117,12 +121,24 @@ class GPALightningCLI(LightningCLI):
             parser.add_subclass_arguments(base, flag, required=False, help=f"{text} null: none.")
             parser.set_defaults({flag: default})
 
+    @property
+    def _settings(self) -> Namespace:
+        """The parsed flags, of the subcommand if there is one."""
+        settings: Namespace = self.config.get(self.config.get("subcommand", ""), self.config)
+        return settings
+
     def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
         """Parse the command line, and refuse a bad checkpoint before anything looks into it."""
         super().parse_arguments(parser, args)
-        config = self.config.get(self.config.get("subcommand", ""), self.config)
-        path = config.get("ckpt_path")
-        if path and path not in LIGHTNINGS_WORDS:
+        settings = self._settings
+        path = settings.get("ckpt_path")
+        if path == "last":
+            settings.ckpt_path = str(find_last(Path(LOGS)))
+            epoch = position_of(read_checkpoint(settings.ckpt_path))
+            # of several runs, "last" may be another than the one that the user has in mind
+            verb = "going on from" if self.config.get("subcommand", "fit") == "fit" else "using"
+            rank_zero_only(print)(f"{verb} {settings.ckpt_path}, of epoch {epoch}")
+        elif path and path not in LIGHTNINGS_WORDS:
             read_checkpoint(path)
 
     def _parse_ckpt_path(self) -> None:
@@ -141,16 +157,47 @@ class GPALightningCLI(LightningCLI):
             self.config = self.parser.parse_object(model, self.config)
 
     def before_instantiate_classes(self) -> None:
-        """Fill in what the optimiser's flags leave open."""
-        config = self.config if self.subcommand is None else self.config[self.subcommand]
+        """Fill in what the optimiser's flags leave open, and let a run go on in its folder."""
+        config = self._settings
         half = config.trainer.precision == "16-mixed"  # whose gradients fused kernels cannot clip
-        if (config.lr_scheduler or half) and not config.optimizer:
+        if (config.get("lr_scheduler") or half) and not config.get("optimizer"):
             # Lightning would ignore a schedule that comes without an optimiser
             config.optimizer = _optimizer_config(config.model.learning_rate)
-        if config.optimizer and not half:
+        if config.get("optimizer") and not half:
             arguments = config.optimizer.init_args
             if "fused" in arguments and arguments.fused is None and not arguments.get("foreach"):
                 arguments.fused = True  # the same arithmetic in one kernel
+        path = config.get("ckpt_path")
+        if self.config.get("subcommand", "fit") == "fit" and path not in (None, *LIGHTNINGS_WORDS):
+            self._compare_network(read_checkpoint(path)["hyper_parameters"])
+            self._go_on_in_folder_of(Path(path).resolve())
+
+    def _compare_network(self, then: dict[str, Any]) -> None:
+        """Refuse to go on with another network than a checkpoint's."""
+        for name in ("hidden_sizes", "dropout"):
+            before, now = then.get(name), self._settings.model[name]
+            if name == "hidden_sizes" and before is not None:
+                before, now = list(before), list(now)
+            if before != now:
+                raise CheckpointError(
+                    f"--model.{name} is {now}, but the checkpoint's network has {before}; give "
+                    "the checkpoint's or start a new run"
+                )
+
+    def _go_on_in_folder_of(self, checkpoint: Path) -> None:
+        """Log where a checkpoint's run has logged, without what it had begun when it was killed."""
+        config, run = self._settings, checkpoint.parents[1]
+        logger = config.trainer.logger
+        versioned = isinstance(logger, Namespace) and "version" in logger.get("init_args", {})
+        if run.parent != Path(LOGS).resolve() or not versioned:
+            return
+        logger.init_args.version = run.name
+        for unfinished in run.glob(f"**/{PREFIX}*"):
+            shutil.rmtree(unfinished)
+        kept = (config.checkpoint or {}).get("init_args", {})
+        own_folder = kept.get("dirpath", LOGS) is None
+        if checkpoint.stem == "last" and own_folder and "enable_version_counter" in kept:
+            kept.enable_version_counter = False  # the lost epoch's best is made again
 
     def instantiate_classes(self) -> None:
         """Build data, model and Trainer; what they refuse is a mistake in the flags."""

@@ -8,17 +8,23 @@ from typing import Any
 import torch
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
+from lightning.pytorch.callbacks.early_stopping import EarlyStoppingReason
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 from torch import nn
 
 from gpa_lightning.callbacks.loss_curves import Curve, LossCurves
+from gpa_lightning.callbacks.tensorboard import tensorboard_loggers
 from gpa_lightning.data.baselines import baseline_losses
 from gpa_lightning.data.datamodule import EVALUATION_ROWS, GPADataModule
 from gpa_lightning.data.loaders import TableDataset
 from gpa_lightning.losses import evaluation_mse
 from gpa_lightning.regressor import GPARegressor
+from gpa_lightning.resuming.checkpoint import read_checkpoint
+from gpa_lightning.resuming.exact_resume import position_of
+
+_SIGNAL = ". Signaling Trainer to stop."  # the end of what Lightning says of an early stop
 
 
 @dataclass(frozen=True)
@@ -34,7 +40,7 @@ class FitReport:
         checkpoint: Path of the best checkpoint, or empty.
         monitor: The metric that the best checkpoint is best in, or None for the latest.
         best: The lowest value of it.
-        log_dir: Folder of the run, or None.
+        tensorboard: Folder of TensorBoard's runs, or None without such a logger.
         seconds: How long it took.
         device: Where.
     """
@@ -47,7 +53,7 @@ class FitReport:
     checkpoint: str
     monitor: str | None
     best: float | None
-    log_dir: str | None
+    tensorboard: str | None
     seconds: float
     device: torch.device
 
@@ -71,7 +77,7 @@ class FitReport:
             checkpoint=checkpoint.best_model_path if checkpoint else "",
             monitor=checkpoint.monitor if checkpoint else None,
             best=None if score is None else score.item(),
-            log_dir=trainer.log_dir,
+            tensorboard=next((each.save_dir for each in tensorboard_loggers(trainer)), None),
             seconds=seconds,
             device=trainer.strategy.root_device,
         )
@@ -84,8 +90,12 @@ def _first(trainer: Trainer, kind: type) -> Any:
 
 def _why_it_stopped(trainer: Trainer) -> str:
     early = _first(trainer, EarlyStopping)
-    if early and early.stopped_epoch:
-        return f"stopped early: {early.monitor} did not improve for {early.patience} epochs"
+    if early and early.stopping_reason == EarlyStoppingReason.PATIENCE_EXHAUSTED:
+        once_an_epoch = trainer.val_check_interval == 1 and trainer.check_val_every_n_epoch == 1
+        checks = "epochs" if once_an_epoch else "validations"
+        return f"stopped early: {early.monitor} did not improve for {early.patience} {checks}"
+    if early and early.stopping_reason != EarlyStoppingReason.NOT_STOPPED:
+        return f"stopped early: {early.stopping_reason_message.removesuffix(_SIGNAL)}"
     if 0 <= trainer.max_steps <= trainer.global_step:
         return f"stopped at max_steps {trainer.max_steps}"
     if trainer.max_epochs == trainer.current_epoch:
@@ -125,8 +135,8 @@ def print_summary(fitted: FitReport, model: GPARegressor, data: GPADataModule) -
     tested = "last epoch"
     if fitted.monitor and fitted.best is not None:
         tested = f"best {fitted.monitor}"
-        epoch = next((e for e, loss in fitted.validation if loss == fitted.best), "?")
-        lines.append(("best epoch", f"{epoch} ({fitted.monitor} {fitted.best:.4f})"))
+        where = position_of(read_checkpoint(fitted.checkpoint))
+        lines.append(("best epoch", f"{where} ({fitted.monitor} {fitted.best:.4f})"))
     for name in data.rows:
         loss = _mse(model.network, data.dataset(name))
         lines.append((f"{name} MSE", f"{loss:.4f}  ({tested})"))
@@ -135,8 +145,9 @@ def print_summary(fitted: FitReport, model: GPARegressor, data: GPADataModule) -
     lines.append(("time", f"{fitted.seconds:.1f} s to fit on {fitted.device}"))
     if fitted.checkpoint:
         lines.append(("checkpoint", fitted.checkpoint))
-    if fitted.log_dir:
-        lines.append(("curves", "make tensorboard  (or: tensorboard --logdir lightning_logs)"))
+    if fitted.tensorboard:
+        command = f"tensorboard --logdir {fitted.tensorboard}"
+        lines.append(("curves", f"make tensorboard  (or: {command})"))
     console.print("\n[bold]Summary[/]")
     for label, value in lines:
         style = "bold red" if value.startswith("SYNTHETIC") else None

@@ -2,23 +2,16 @@
 
 from __future__ import annotations
 
-import shutil
 import time
 from collections.abc import Sequence
-from pathlib import Path
-from typing import Any
 
 from lightning.pytorch.callbacks import WeightAveraging
 from lightning.pytorch.cli import LightningArgumentParser
-from lightning.pytorch.utilities import rank_zero_only
 
 from gpa_lightning.commands.arguments import SHORT_FLAGS
-from gpa_lightning.commands.cli import LOGS, GPALightningCLI
+from gpa_lightning.commands.cli import GPALightningCLI
 from gpa_lightning.commands.exit_codes import run
 from gpa_lightning.commands.summary import FitReport, print_summary
-from gpa_lightning.resuming.checkpoint import CheckpointError, find_last, read_checkpoint
-from gpa_lightning.resuming.exact_resume import describe_position
-from gpa_lightning.resuming.whole_file import PREFIX
 
 DESCRIPTION = f"""Train the network on the GPA data, test the best checkpoint, and print a summary.
 --{", --".join(SHORT_FLAGS)} are short for --trainer.{SHORT_FLAGS[0]} and so on."""
@@ -28,7 +21,7 @@ class TrainCLI(GPALightningCLI):
     """The command line of ``scripts/train.py``: no subcommand, and a checkpoint to go on from."""
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        """Add ``--ckpt_path``."""
+        """Add ``--ckpt_path``, which subcommands have from Lightning."""
         super().add_arguments_to_parser(parser)
         parser.add_argument(
             "--ckpt_path",
@@ -36,45 +29,6 @@ class TrainCLI(GPALightningCLI):
             default=None,
             help="Checkpoint to go on from: a path, or 'last' for the newest last.ckpt.",
         )
-
-    def before_instantiate_classes(self) -> None:
-        """Find the checkpoint to go on from, and let the run go on in its folder."""
-        super().before_instantiate_classes()
-        config = self.config
-        if config.ckpt_path == "last":
-            config.ckpt_path = str(find_last(Path(LOGS)))
-            where = describe_position(read_checkpoint(config.ckpt_path))
-            # of several runs, "last" may be another than the one that the user has in mind
-            rank_zero_only(print)(f"going on from {config.ckpt_path}, {where}")
-        if config.ckpt_path:
-            self._compare_network(read_checkpoint(config.ckpt_path)["hyper_parameters"])
-            checkpoint = Path(config.ckpt_path).resolve()
-            run = checkpoint.parents[1]
-            logger = config.trainer.logger
-            if run.parent == Path(LOGS).resolve() and "version" in logger.get("init_args", {}):
-                logger.init_args.version = run.name
-                self._clear_up(checkpoint)
-
-    def _compare_network(self, then: dict[str, Any]) -> None:
-        """Refuse to go on with another network than a checkpoint's."""
-        for name in ("hidden_sizes", "dropout"):
-            before, now = then.get(name), self.config.model[name]
-            if name == "hidden_sizes" and before is not None:
-                before, now = list(before), list(now)
-            if before != now:
-                raise CheckpointError(
-                    f"--model.{name} is {now}, but the checkpoint's network has {before}; give "
-                    "the checkpoint's or start a new run"
-                )
-
-    def _clear_up(self, checkpoint: Path) -> None:
-        """Make room for what a run that was killed had begun after a checkpoint of its own."""
-        for unfinished in checkpoint.parents[1].glob(f"**/{PREFIX}*"):
-            shutil.rmtree(unfinished)
-        kept = (self.config.checkpoint or {}).get("init_args", {})
-        own_folder = kept.get("dirpath", LOGS) is None
-        if checkpoint.stem == "last" and own_folder and "enable_version_counter" in kept:
-            kept.enable_version_counter = False  # the lost epoch's best is made again
 
 
 def train(args: Sequence[str] | None = None) -> int:

@@ -46,10 +46,13 @@ class GPADataModule(LightningDataModule):
             target in the last column. The environment variable ``GPA_CSV`` stands in for it.
         batch_size: Rows a training batch, or ``full`` for all of them (full-batch training). Of
             several processes, each takes batches of this size.
-        test_size: Share of all rows that is held out for the test.
+        test_size: Share of all rows that is held out for the test. By default 0.2, or a
+            checkpoint's.
         val_size: Share of the remaining rows that is held out for validation. 0 is the lecture's
-            own set-up: the test set doubles as the validation set.
-        seed: Seed of the split and of the shuffling. By default that of ``--seed_everything``.
+            own set-up: the test set doubles as the validation set. By default 0.2, or a
+            checkpoint's.
+        seed: Seed of the split and of the shuffling. By default that of ``--seed_everything``, or a
+            checkpoint's.
         num_workers: Processes that gather batches in the background. With the table in memory,
             0 is the fastest.
         in_memory: Whether the table is taken into memory, or else streamed once into a file on
@@ -79,8 +82,8 @@ class GPADataModule(LightningDataModule):
         source: Source = "auto",
         path: str | None = None,
         batch_size: int | Literal["full"] = 100,
-        test_size: float = 0.2,
-        val_size: float = 0.2,
+        test_size: float | None = None,
+        val_size: float | None = None,
         seed: int | None = None,
         num_workers: int = 0,
         in_memory: bool | None = None,
@@ -91,21 +94,22 @@ class GPADataModule(LightningDataModule):
             raise DataError(
                 f"--data.batch_size must be a positive number or 'full', not {batch_size}"
             )
-        if not 0 < test_size < 1:
+        if test_size is not None and not 0 < test_size < 1:
             raise DataError(f"--data.test_size must be above 0 and below 1, not {test_size}")
-        if not 0 <= val_size < 1:
+        if val_size is not None and not 0 <= val_size < 1:
             raise DataError(f"--data.val_size must be at least 0 and below 1, not {val_size}")
         self.source = source
         self.path = path
         self.batch_size = batch_size
-        self.test_size = test_size
-        self.val_size = val_size
+        self._asked_for = {"test_size": test_size, "val_size": val_size, "seed": seed}
+        self.test_size = 0.2 if test_size is None else test_size
+        self.val_size = 0.2 if val_size is None else val_size
         self.seed = int(os.environ.get("PL_GLOBAL_SEED", "0")) if seed is None else seed
         self.num_workers = num_workers
         self.in_memory = in_memory
         self.cache_dir = cache_dir
         self.save_hyperparameters()
-        self.hparams["seed"] = self.seed
+        self.save_hyperparameters(asdict(self._split))  # what the defaults stand for
         self._table: Table | StreamedTable | None = None
         self._feature_names: tuple[str, ...] = ()
         self._target_name = ""
@@ -354,17 +358,21 @@ class GPADataModule(LightningDataModule):
         return {"batch_size": rows, **{name: getattr(self, name) for name in names}}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take over a checkpoint's scaler; a resumed training must go on with the same data.
+        """Take over a checkpoint's split and scaler.
+
+        Another split would put rows that the network was trained on into the test set.
 
         Raises:
-            DataError: If the table, the split or the batch size is not the checkpoint's.
+            DataError: If another split is asked for, or the table has other features; in training,
+                if the table or the batch size is not the checkpoint's.
         """
+        self._take_over_split(Split(*(state_dict["split"][name] for name in self._asked_for)))
         provenance = Provenance(**state_dict["provenance"])
         scaler = {name: state_dict[name] for name in ("mean", "scale")}
         if self._sets and self.trainer is not None and self.trainer.training:
             now = {"data": self.provenance.sha256, **self._split_settings()}
             then = {"data": provenance.sha256, **state_dict["split"]}
-            for name in now:
+            for name in ("data", "batch_size"):
                 if now[name] != then[name]:
                     together = name == "batch_size" and self._processes > 1
                     raise DataError(
@@ -380,12 +388,37 @@ class GPADataModule(LightningDataModule):
                     f"{listed(self.feature_names)}, but the checkpoint was trained on "
                     f"{listed(names)}"
                 )
+            if provenance.sha256 != self.provenance.sha256:
+                log.warning(
+                    "%s is not the table that the checkpoint was trained on: whether it holds rows "
+                    "of that is not known.",
+                    self.provenance.location,
+                )
             self._restandardise(scaler)
         else:
             self._feature_names = tuple(state_dict["feature_names"])
             self._target_name = state_dict["target_name"]
             self._provenance = provenance
         self._scaler = scaler
+
+    def _take_over_split(self, split: Split) -> None:
+        """Split the table as a checkpoint's was, unless something else is asked for."""
+        theirs = asdict(split)
+        for name, value in self._asked_for.items():
+            if value is not None and value != theirs[name]:
+                raise DataError(
+                    f"--data.{name} is {value}, but the checkpoint was trained with "
+                    f"{theirs[name]}: on another split it would be tested on rows that it was "
+                    "trained on; leave the flag out, or give the checkpoint's"
+                )
+        if split == self._split:
+            return
+        log.warning("The split is the checkpoint's: %s.", split)
+        self.test_size, self.val_size, self.seed = split.test_size, split.val_size, split.seed
+        self.hparams.update(theirs)
+        if self._sets:
+            self._sets, self._scaler, self._provenance = {}, {}, None
+            self.setup()
 
     def _restandardise(self, scaler: dict[str, Tensor]) -> None:
         """Change the features from this table's units to the checkpoint's."""

@@ -48,6 +48,9 @@ class Split:
     val_size: float
     seed: int
 
+    def __str__(self) -> str:
+        return f"test_size {self.test_size}, val_size {self.val_size}, seed {self.seed}"
+
     def sizes(self, rows: int, location: str) -> tuple[int, int]:
         """Return the numbers of training and of validation rows; the rest is for the test.
 

@@ -20,7 +20,7 @@ class BestAndLastCheckpoint(ModelCheckpoint):
     arguments.
     """
 
-    _saved_content: tuple[int, str] | None = None
+    _saved_content: tuple[object, ...] | None = None
 
     @property
     def state_key(self) -> str:
@@ -28,16 +28,21 @@ class BestAndLastCheckpoint(ModelCheckpoint):
         return super().state_key.replace(type(self).__name__, ModelCheckpoint.__name__)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Save the best, and the last whether or not it is the best."""
+        """Save the last, whether or not it is the best or has been saved after a validation."""
         super().on_train_epoch_end(trainer, pl_module)
-        if not self._should_skip_saving_checkpoint(trainer):
-            self._save_last_checkpoint(trainer, self._monitor_candidates(trainer))
+        if trainer.fast_dev_run or self._saved_content == self._content(trainer):  # type: ignore[attr-defined]
+            return
+        self._save_last_checkpoint(trainer, self._monitor_candidates(trainer))
+
+    def _content(self, trainer: Trainer) -> tuple[object, ...]:
+        """Tell apart what checkpoints hold."""
+        epochs = trainer.fit_loop.epoch_progress.current.processed  # type: ignore[attr-defined]
+        # the first best one of a run does not know of a last one yet
+        return trainer.global_step, epochs, self.last_model_path
 
     def _save_checkpoint(self, trainer: Trainer, filepath: str) -> None:
         """Save, or give what has just been saved another name: the best is often also the last."""
-        saved = self._last_checkpoint_saved
-        # the first best one of a run does not know of a last one yet
-        content = (trainer.global_step, self.last_model_path)
+        saved, content = self._last_checkpoint_saved, self._content(trainer)
         if self._saved_content != content or not Path(saved).is_file():
             super()._save_checkpoint(trainer, filepath)
             self._saved_content = content

@@ -16,6 +16,7 @@ import torch
 from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import EarlyStopping
+from lightning.pytorch.callbacks.early_stopping import EarlyStoppingReason
 from lightning.pytorch.loggers import TensorBoardLogger
 from torch import Tensor
 
@@ -52,9 +53,11 @@ class ExactResume(Callback):
         self.whole_checkpoints = whole_checkpoints
         self._checkpoint: dict[str, Any] = {}
         self._settings: list[dict[str, Any]] = []
+        self._patience: dict[EarlyStopping, int] = {}
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Put `WholeCheckpoints` in the place of Lightning's default."""
+        """Put `WholeCheckpoints` in the place of Lightning's default, and note the patience."""
+        self._patience = {each: each.patience for each in _early_stoppings(trainer)}
         if self.whole_checkpoints and type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:
             trainer.strategy.checkpoint_io = WholeCheckpoints()
 
@@ -119,9 +122,15 @@ class ExactResume(Callback):
         left_off = self._left_off
         compare_settings(self._settings, left_off.get("settings", []))
         trainer.callback_metrics.update(left_off.get("callback_metrics", {}))
-        callbacks = trainer.callbacks  # type: ignore[attr-defined]
-        early_stopping = any(isinstance(callback, EarlyStopping) for callback in callbacks)
-        trainer.should_stop = early_stopping and left_off.get("should_stop", False)
+        for early, patience in self._patience.items():
+            # a checkpoint's patience would silently overrule the one that is asked for
+            if early.patience != patience and early.wait_count < patience:
+                early.stopping_reason = EarlyStoppingReason.NOT_STOPPED
+            early.patience = patience
+        stopped = any(
+            early.stopping_reason != EarlyStoppingReason.NOT_STOPPED for early in self._patience
+        )
+        trainer.should_stop = stopped and left_off.get("should_stop", False)
         for logger in trainer.loggers:
             if isinstance(logger, TensorBoardLogger) and trainer.is_global_zero:
                 take_up_curves(
@@ -161,12 +170,15 @@ class ExactResume(Callback):
         epochs.completed = epochs.processed  # type: ignore[attr-defined]
 
 
-def describe_position(checkpoint: dict[str, Any]) -> str:
-    """Say in words how far the run of a checkpoint was."""
+def _early_stoppings(trainer: Trainer) -> list[EarlyStopping]:
+    callbacks = trainer.callbacks  # type: ignore[attr-defined]
+    return [callback for callback in callbacks if isinstance(callback, EarlyStopping)]
+
+
+def position_of(checkpoint: dict[str, Any]) -> str:
+    """Say how far the run of a checkpoint was: its epoch, and how many batches into it."""
     at, epoch = checkpoint.get(_KEY, {}).get("position"), checkpoint["epoch"]
-    if at is None or not at["within"]:
-        return f"after epoch {epoch}"
-    return f"in epoch {epoch}, after {at['batches']} batches"
+    return f"{epoch}, after {at['batches']} batches" if at and not at["whole"] else f"{epoch}"
 
 
 def _saved_at(path: Any) -> float:

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from lightning.pytorch import Trainer
 from runs import fit
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.plugins.custom_scalar import layout_pb2
@@ -328,6 +329,156 @@ class TestResuming:
         assert difference in error
         assert error.count("\n") == 1
 
+    @pytest.mark.parametrize(
+        ("flags", "message"),
+        [
+            (["--model.learning_rate", "0.01"], "lr of Adam is 0.01, but the checkpoint was"),
+            (["--optimizer", "SGD", "--optimizer.lr", "1"], "optimiser is SGD, but the checkpoint"),
+            (["--optimizer", "Adam", "--optimizer.betas", "[0.5,0.9]"], "betas of Adam is (0.5, "),
+            (
+                ["--lr_scheduler", "CosineAnnealingLR", "--lr_scheduler.T_max", "9"],
+                "optimiser is Adam with CosineAnnealingLR, but the checkpoint was",
+            ),
+        ],
+    )
+    def test_settings_that_the_checkpoint_would_overrule_are_refused(
+        self, data, flags, message, capsys
+    ):
+        train([*data, "--max_epochs", "1"])
+        capsys.readouterr()
+        assert train([*data, "--ckpt_path", "last", *flags]) == 2
+        error = capsys.readouterr().err
+        assert message in error
+        assert error.count("\n") == 1
+
+    def test_another_setting_of_a_schedule_is_refused(self, data, capsys):
+        schedule = ["--lr_scheduler", "CosineAnnealingLR", "--lr_scheduler.T_max"]
+        train([*data, "--max_epochs", "1", *schedule, "5"])
+        assert train([*data, "--ckpt_path", "last", *schedule, "9"]) == 2
+        assert "T_max of CosineAnnealingLR is 9" in capsys.readouterr().err
+        assert train([*data, "--ckpt_path", "last", *schedule, "5"]) == 0
+
+    def test_more_patience_than_before(self, data, capsys):
+        flags = [*data, "--model.learning_rate", "1", "--max_epochs", "12"]
+        train([*flags, "--early_stopping.patience", "1"])
+        capsys.readouterr()
+        assert train([*flags, "--early_stopping.patience", "9", "--ckpt_path", "last"]) == 0
+        assert "12; stopped at max_epochs 12" in capsys.readouterr().out
+
+    def test_the_subcommand_goes_on_as_well(self, data, capsys):
+        train([*data, "--max_epochs", "4"])
+        main(["fit", *data, "--max_epochs", "2"])
+        assert main(["fit", *data, "--max_epochs", "4", "--ckpt_path", "last"]) == 0
+        assert "going on from lightning_logs/version_1" in capsys.readouterr().out
+        assert_equal_weights(last_weights(0), last_weights(1))
+        assert not run_folder(2).exists()
+
+    def test_without_a_logger(self, data):
+        train([*data, "--max_epochs", "4"])
+        train([*data, "--max_epochs", "2"])
+        flags = ["--max_epochs", "4", "--trainer.logger", "false", "--ckpt_path", "last"]
+        assert train([*data, *flags]) == 0
+        weights = torch.load("checkpoints/last.ckpt", weights_only=True)["state_dict"]
+        assert_equal_weights(last_weights(0), weights)
+
+
+class TestReports:
+    """What is said and kept of a run is true, whenever it validates."""
+
+    def test_validation_every_second_epoch(self, data, capsys):
+        train([*data, "--max_epochs", "4", "--trainer.check_val_every_n_epoch", "2"])
+        rows = re.findall(r"\[(\d)/4\] │ +([\d.]+) │ +([\d.]*) ", capsys.readouterr().out)
+        assert [epoch for epoch, _, held_out in rows if held_out] == ["1", "3"]
+        assert [epoch for epoch, _ in loss_curves(0)["validation"]] == [1, 3]
+        assert len(events().Scalars("val_loss")) == 2
+
+    def test_the_best_of_several_validations_in_an_epoch(self, data, capsys):
+        flags = ["--model.learning_rate", "0.3", "--data.batch_size", "20", "--max_epochs", "2"]
+        train([*data, *flags, "--trainer.val_check_interval", "0.25"])
+        losses = [(point.value, point.step) for point in events().Scalars("val_loss")]
+        best, step = min(losses)
+        assert losses[-1][0] > best
+        output = capsys.readouterr().out
+        assert float(re.search(r"validation MSE\s+([\d.]+)", output)[1]) == pytest.approx(
+            best, abs=1e-4
+        )
+        epoch, batches = re.search(r"best epoch\s+(\d), after (\d+) batches", output).groups()
+        assert int(epoch) * 18 + int(batches) == step + 1
+
+    def test_why_it_stopped(self, data, capsys):
+        train([*data, "--early_stopping.stopping_threshold", "20"])
+        assert (
+            "1; stopped early: Stopping threshold reached: val_loss = " in capsys.readouterr().out
+        )
+        flags = ["--model.learning_rate", "1", "--trainer.val_check_interval", "0.5"]
+        train([*data, *flags, "--early_stopping.patience", "1"])
+        assert "did not improve for 1 validations" in capsys.readouterr().out
+
+    def test_other_loggers_know_as_much(self, data, table, capsys):
+        train([*data, "--trainer.logger", "CSVLogger", "--trainer.logger.save_dir", "csv"])
+        (path,) = Path("csv").glob("**/hparams.yaml")
+        known = yaml.safe_load(path.read_text())
+        assert (known["seed"], known["optimizer"], known["val_size"]) == (0, "Adam", 0.2)
+        assert known["data/sha256"] in capsys.readouterr().out
+
+    def test_tensorboard_is_spoken_of_only_if_it_is_there(self, data, capsys):
+        train([*data, "--max_epochs", "1"])
+        train([*data, "--max_epochs", "1", "--trainer.logger", "false"])
+        assert capsys.readouterr().out.count("make tensorboard") == 1
+
+
+class TestSplitOfACheckpoint:
+    """A checkpoint is tested on the rows that it was not trained on."""
+
+    @pytest.fixture
+    def trained(self, data, capsys) -> tuple[Path, float]:
+        """A checkpoint of another split than the default, and its test loss."""
+        train([*data, "--seed_everything", "1", "--data.test_size", "0.3"])
+        output = capsys.readouterr().out
+        (best,) = (run_folder() / "checkpoints").glob("best*.ckpt")
+        return best, float(re.search(r"test MSE\s+([\d.]+)", output)[1])
+
+    @pytest.mark.parametrize("seed", [[], ["--seed_everything", "7"]])
+    def test_from_the_command_line(self, trained, data, seed, capsys, caplog):
+        checkpoint, loss = trained
+        arguments = ["--data.path", data[1], "--ckpt_path", str(checkpoint), *seed]
+        assert main(["test", *arguments]) == 0
+        assert f"{loss:.4f}"[:5] in capsys.readouterr().out
+        assert "The split is the checkpoint's: test_size 0.3, val_size 0.2, seed 1." in caplog.text
+
+    @pytest.mark.parametrize("command", ["test", "validate"])
+    @pytest.mark.parametrize("flag", [["--data.seed", "0"], ["--data.test_size", "0.2"]])
+    def test_another_split_is_refused(self, trained, data, command, flag, capsys):
+        arguments = ["--data.path", data[1], "--ckpt_path", str(trained[0])]
+        assert main([command, *arguments, *flag]) == 2
+        error = capsys.readouterr().err
+        assert f"{flag[0]} is {flag[1]}, but the checkpoint was trained with" in error
+        assert error.count("\n") == 1
+
+    def test_from_python(self, trained, table):
+        checkpoint, loss = trained
+        trainer = Trainer(accelerator="cpu", logger=False, enable_progress_bar=False)
+        model, data = GPARegressor(hidden_sizes=(16, 8)), GPADataModule(path=str(table))
+        for evaluate in (trainer.test, trainer.validate, trainer.test):
+            (results,) = evaluate(model, datamodule=data, ckpt_path=checkpoint, verbose=False)
+            if "test_loss" in results:
+                assert results["test_loss"] == pytest.approx(loss, abs=1e-4)
+        assert data.hparams["seed"] == 1
+        other = GPADataModule(path=str(table), seed=3)
+        with pytest.raises(DataError, match="seed is 3, but the checkpoint was trained"):
+            trainer.test(model, datamodule=other, ckpt_path=checkpoint)
+
+    def test_training_goes_on_with_it(self, trained, data):
+        assert train([*data, "--max_epochs", "4", "--ckpt_path", str(trained[0])]) == 0
+        state = torch.load(run_folder() / "checkpoints/last.ckpt", weights_only=True)
+        assert state["GPADataModule"]["split"]["seed"] == 1
+
+    def test_rows_of_another_table_are_not_known(self, trained, tmp_path, data, caplog):
+        lines = Path(data[1]).read_text().splitlines(keepends=True)
+        Path("other.csv").write_text("".join(lines[:300]))
+        main(["test", "--data.path", "other.csv", "--ckpt_path", str(trained[0])])
+        assert "other.csv is not the table that the checkpoint was trained on" in caplog.text
+
 
 class TestErrors:
     @pytest.mark.parametrize(
@@ -399,10 +550,10 @@ class TestSubcommands:
             module.load_state_dict(state["GPADataModule"])
 
     def test_a_checkpoint_of_another_split_keeps_its_own_units(self, data, table):
-        main(["fit", *data])
+        main(["fit", *data, "--seed_everything", "5"])
         checkpoint = run_folder() / "checkpoints/last.ckpt"
         model = GPARegressor.load_from_checkpoint(checkpoint, weights_only=True)
-        other = GPADataModule(path=str(table), seed=5)
+        other = GPADataModule(path=str(table))
         trainer = fit(GPARegressor(hidden_sizes=(16, 8)), other, epochs=0)
         trainer.test(model, datamodule=other, ckpt_path=str(checkpoint), weights_only=True)
         state = torch.load(checkpoint, weights_only=True)["GPADataModule"]

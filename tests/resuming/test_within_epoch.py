@@ -174,8 +174,8 @@ def test_a_run_that_max_steps_has_stopped(data, steps, capsys):
     train([*data, "--trainer.max_steps", steps])
     capsys.readouterr()
     assert train([*data, "--max_epochs", "2", "--ckpt_path", "last"]) == 0
-    where = "in epoch 1, after 6 batches" if steps == "20" else "after epoch 0"
-    assert f"last.ckpt, {where}\n" in capsys.readouterr().out
+    epoch = "1, after 6 batches" if steps == "20" else "0"
+    assert f"last.ckpt, of epoch {epoch}\n" in capsys.readouterr().out
     assert_equal_weights(last_weights(0), last_weights(1))
     assert loss_curves(0) == loss_curves(1)
     for name in ("train_loss", "val_loss"):

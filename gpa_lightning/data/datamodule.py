@@ -228,7 +228,7 @@ class GPADataModule(LightningDataModule):
             self._sets["validation"] = dataset(slice(training, training + validation))
         else:
             self._sets["validation"] = test
-            log.warning(
+            self._say(
                 "The test set doubles as the validation set (--data.val_size 0), as in the "
                 "lecture: a test loss that guided the training flatters it."
             )
@@ -389,7 +389,7 @@ class GPADataModule(LightningDataModule):
                     f"{listed(names)}"
                 )
             if provenance.sha256 != self.provenance.sha256:
-                log.warning(
+                self._say(
                     "%s is not the table that the checkpoint was trained on: whether it holds rows "
                     "of that is not known.",
                     self.provenance.location,
@@ -400,6 +400,11 @@ class GPADataModule(LightningDataModule):
             self._target_name = state_dict["target_name"]
             self._provenance = provenance
         self._scaler = scaler
+
+    def _say(self, message: str, *values: object) -> None:
+        """Warn once, of however many processes."""
+        if self.trainer is None or self.trainer.is_global_zero:
+            log.warning(message, *values)
 
     def _take_over_split(self, split: Split) -> None:
         """Split the table as a checkpoint's was, unless something else is asked for."""
@@ -413,7 +418,7 @@ class GPADataModule(LightningDataModule):
                 )
         if split == self._split:
             return
-        log.warning("The split is the checkpoint's: %s.", split)
+        self._say("The split is the checkpoint's: %s.", split)
         self.test_size, self.val_size, self.seed = split.test_size, split.val_size, split.seed
         self.hparams.update(theirs)
         if self._sets:

@@ -1,6 +1,7 @@
 """One training in several processes: what it comes to is what a single process comes to."""
 
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -19,6 +20,7 @@ from gpa_lightning.commands.train import train
 
 TRAIN = PROJECT / "scripts/train.py"
 SMALL = ["--accelerator", "cpu", "--model.hidden_sizes", "[16,8]", "--model.learning_rate", "0.01"]
+ENVIRONMENT = {**os.environ, "PYTHONPATH": str(PROJECT)}
 TWO = ["--devices", "2", "--strategy", "ddp"]
 
 
@@ -95,6 +97,39 @@ def test_a_resumed_run_with_dropout_is_bit_identical(uneven, workplace):
         assert torch.equal(weight, after["state_dict"][name]), name
     for ours, theirs in zip(before["random_states"], after["random_states"], strict=True):
         assert torch.equal(ours["torch"], theirs["torch"])
+
+
+@pytest.mark.slow
+def test_a_run_that_was_stopped_within_an_epoch(uneven, workplace):
+    """It goes on to the same bits; and it is tested in two processes on the rows of its own split."""
+    flags = [
+        "--data.path",
+        str(uneven),
+        *SMALL,
+        "--data.batch_size",
+        "50",
+        "--model.dropout",
+        "0.3",
+    ]
+    seed = ["--seed_everything", "3", "--max_epochs", "2"]
+    in_two_processes(*flags, *seed)
+    in_two_processes(*flags, *seed, "--trainer.max_steps", "7")
+    (stopped,) = Path("lightning_logs/version_1/checkpoints").glob("last.ckpt")
+    alone = run(TRAIN, *flags, "--data.batch_size", "100", "--ckpt_path", stopped)
+    assert alone.returncode == 2
+    assert "taken within an epoch, with 2 processes" in alone.stderr
+    in_two_processes(*flags, *seed, "--ckpt_path", "last")
+    for name, weight in checkpoint(0)["state_dict"].items():
+        assert torch.equal(weight, checkpoint(1)["state_dict"][name]), name
+    assert set(losses(0, "train_loss")) == set(losses(1, "train_loss"))
+    arguments = ["--data.path", uneven, "--ckpt_path", stopped]
+    devices = ["--trainer.accelerator", "cpu", "--trainer.devices", "2"]
+    together = run(
+        "-m", "gpa_lightning", "test", *arguments, *devices, cwd=workplace, env=ENVIRONMENT
+    )
+    single = run("-m", "gpa_lightning", "test", *arguments, cwd=workplace, env=ENVIRONMENT)
+    results = [re.search(r"test_loss.*?([\d.]+)", each.stdout)[1] for each in (together, single)]
+    assert results[0][:6] == results[1][:6]
 
 
 @pytest.mark.slow

@@ -6,13 +6,17 @@ import signal
 import socket
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
+from tempfile import gettempdir
 
 import numpy as np
 import pandas as pd
 import psutil
 import pytest
 import torch
+from filelock import FileLock, Timeout
 from runs import HANGS, PROJECT, run, until
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -101,7 +105,7 @@ def test_a_resumed_run_with_dropout_is_bit_identical(uneven, workplace):
 
 @pytest.mark.slow
 def test_a_run_that_was_stopped_within_an_epoch(uneven, workplace):
-    """It goes on to the same bits; and it is tested in two processes on the rows of its own split."""
+    """It goes on to the same bits, and is tested in two processes on the rows of its own split."""
     flags = [
         "--data.path",
         str(uneven),
@@ -181,15 +185,21 @@ def started(flags: list[str], *options: str, **environment: str) -> subprocess.P
     )
 
 
-def free_port() -> str:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return str(listener.getsockname()[1])
+@pytest.fixture
+def port() -> Iterator[str]:
+    """A port that is this test's alone: below those that the system gives away, and locked."""
+    for number in range(20_000, 30_000):
+        lock = FileLock(Path(gettempdir()) / f"gpa-lightning-test-port-{number}")
+        with suppress(Timeout, OSError), lock.acquire(blocking=False):
+            with socket.socket() as free:
+                free.bind(("127.0.0.1", number))
+            yield str(number)
+            return
 
 
-def on_two_machines(flags: list[str], other_flags: list[str]) -> list[tuple[int, str]]:
+def on_two_machines(port: str, flags: list[str], other_flags: list[str]) -> list[tuple[int, str]]:
     """Start a process on each of two machines; return their exit codes and error output."""
-    machines = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": free_port(), "GLOO_SOCKET_IFNAME": "lo"}
+    machines = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "GLOO_SOCKET_IFNAME": "lo"}
     two = ["--num_nodes", "2", "--devices", "1", "--strategy", "ddp"]
     processes = [
         started([*each, *two], NODE_RANK=str(rank), **machines)
@@ -204,12 +214,12 @@ def on_two_machines(flags: list[str], other_flags: list[str]) -> list[tuple[int,
 
 
 @pytest.mark.slow
-def test_two_machines_take_one_full_batch_in_pieces(tmp_path, workplace):
+def test_two_machines_take_one_full_batch_in_pieces(port, tmp_path, workplace):
     """Of 7,903 rows, and validate on 4,097: one process has a batch more of them than the other."""
     table = made_table(tmp_path / "large.csv", 15_000)
     flags = ["--data.path", str(table), *SMALL, "--data.batch_size", "full", "--max_epochs", "4"]
     flags += ["--data.val_size", "0.3414166"]
-    assert on_two_machines(flags, flags) == [(0, ""), (0, "")]
+    assert on_two_machines(port, flags, flags) == [(0, ""), (0, "")]
     assert train(flags) == 0
     assert_same_run(0, 1)
     assert losses(0, "train_loss")[-1][0] == 3
@@ -257,10 +267,10 @@ def test_sigterm_ends_all_processes(uneven, workplace):
 
 
 @pytest.mark.long
-def test_processes_that_see_different_tables_refuse_to_train(uneven, tmp_path, workplace):
+def test_processes_that_see_different_tables_refuse_to_train(port, uneven, tmp_path, workplace):
     other = made_table(tmp_path / "other.csv", 600)
     mine, others = (["--data.path", str(path), *SMALL] for path in (uneven, other))
-    outcomes = on_two_machines(mine, others)
+    outcomes = on_two_machines(port, mine, others)
     assert [code for code, _ in outcomes] == [2, 2]
     for _, error in outcomes:
         assert error.startswith("error: process 1 differs from process 0 in the table")

@@ -143,11 +143,9 @@ class TableLoader(DataLoader[Any]):
         batches: Iterator[list[Tensor]]
         if not isinstance(sampler, BatchSampler):
             batches = islice(super().__iter__(), first, None)
-        elif self.num_workers:
-            sampler.first_batch = first
-            batches = super().__iter__()
         else:
-            batches = self._gathered(sampler, first)
+            sampler.first_batch = first
+            batches = super().__iter__() if self.num_workers else self._gathered(sampler)
         for taken, batch in enumerate(batches, first + 1):
             self._batches_taken = taken
             yield batch
@@ -160,15 +158,9 @@ class TableLoader(DataLoader[Any]):
         """Let the next epoch begin after the batches that had been taken."""
         self._first_batch = state_dict["batches"]
 
-    def _gathered(self, sampler: BatchSampler, first: int) -> Iterator[list[Tensor]]:
+    def _gathered(self, sampler: BatchSampler) -> Iterator[list[Tensor]]:
+        batches = iter(sampler)
         at_once = max(1, _GATHERED_ROWS // sampler.batch_size)
-        # Matrix products may round differently where a batch lies differently in memory, so the
-        # batches are gathered with those that they are always gathered with.
-        skipped = first % at_once
-        sampler.first_batch = first - skipped
-        return islice(self._blocks(iter(sampler), at_once), skipped, None)
-
-    def _blocks(self, batches: Iterator[Tensor | slice], at_once: int) -> Iterator[list[Tensor]]:
         while block := list(islice(batches, at_once)):
             if len(block) == 1 or isinstance(block[0], slice):
                 yield from (self._on_device(self.dataset[rows]) for rows in block)
@@ -176,8 +168,10 @@ class TableLoader(DataLoader[Any]):
             numbers = cast("list[Tensor]", block)
             gathered = self._on_device(self.dataset[torch.cat(numbers)])
             sizes = [len(rows) for rows in numbers]  # the last may be short, or empty
-            by_tensor = (torch.split(tensor, sizes) for tensor in gathered)
-            yield from map(list, zip(*by_tensor, strict=True))
+            for batch in zip(*(torch.split(tensor, sizes) for tensor in gathered), strict=True):
+                # A copy begins where memory is aligned, on which the rounding of a matrix product
+                # may depend: so a batch is the same, wherever in a block it stands.
+                yield [part.clone() for part in batch]
 
     def _on_device(self, tensors: Sequence[Tensor]) -> list[Tensor]:
         if self.device is None:

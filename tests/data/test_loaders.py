@@ -89,3 +89,29 @@ def test_workers_change_nothing(num_workers):
     loader = table_loader(table, BatchSampler(table, 4, shuffle=True), num_workers)
     expected = drawn(BatchSampler(table, 4, shuffle=True), 33)
     assert [x[:, 0].int().tolist() for x, _ in loader] == expected
+
+
+@pytest.mark.parametrize("batch_size", [1, 7, 33])
+def test_every_batch_lies_alike_in_memory(batch_size):
+    """Or else a matrix product could round differently by where in a block a batch stands."""
+    rows = TableDataset(torch.rand(100, 9), torch.rand(100, 1))
+    loader = table_loader(rows, BatchSampler(rows, batch_size, shuffle=True))
+    assert {part.data_ptr() % 64 for batch in loader for part in batch} == {0}
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_an_epoch_goes_on_after_the_batches_that_were_taken(num_workers):
+    rows = TableDataset(torch.arange(100.0)[:, None], torch.zeros(100, 1))
+    sampler = BatchSampler(rows, batch_size=7, shuffle=True)
+    loader = table_loader(rows, sampler, num_workers)
+    sampler.set_epoch(1)
+    whole = [x.flatten().tolist() for x, _ in loader]
+    batches = iter(loader)
+    taken = [next(batches)[0].flatten().tolist() for _ in range(4)]
+    state = loader.state_dict()
+
+    resumed = table_loader(rows, sampler, num_workers)
+    resumed.load_state_dict(state)
+    rest = [x.flatten().tolist() for x, _ in resumed]
+    assert taken + rest == whole
+    assert [x.flatten().tolist() for x, _ in resumed] == whole  # the next epoch is whole again

@@ -34,6 +34,13 @@ def run(*args: str | Path, **kwargs: object) -> subprocess.CompletedProcess:
     )
 
 
+def run_folder(version: int = 0, within: Path = Path()) -> Path:
+    """The folder of a run, whose name says after its number what was changed."""
+    logs = within / "lightning_logs"
+    named = [*logs.glob(f"version_{version}"), *logs.glob(f"version_{version}-*")]
+    return next(iter(named), logs / f"version_{version}")
+
+
 def until(holds: Callable[[], object], *processes: subprocess.Popen) -> None:
     """Wait until something holds, for as long as all of the given processes run."""
     deadline = time.monotonic() + HANGS

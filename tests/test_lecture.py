@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from runs import PROJECT, run
+from runs import PROJECT, run, run_folder
 from sklearn.ensemble import HistGradientBoostingRegressor
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -37,7 +37,7 @@ def trained(recipe: str, path: str, folder: Path) -> tuple[dict[int, float], lis
     assert result.returncode == 0, result.stderr
     rows = re.findall(r"\[(\d+)/100\] │\s+([\d.]+) │", result.stdout)
     test_loss = float(re.search(r"test MSE\s+([\d.]+)", result.stdout)[1])
-    events = EventAccumulator(str(folder / "lightning_logs" / "version_0"))
+    events = EventAccumulator(str(run_folder(0, folder)))
     events.Reload()
     logged = [event.value for event in events.Scalars("train_loss")]
     shutil.rmtree(folder / "lightning_logs")
@@ -55,7 +55,7 @@ def test_the_mini_batch_recipe_begins_as_the_lectures_run(workplace):
     """On the twin, since it is always there, and no longer than it takes to see."""
     flags = ("--data.source", "synthetic", "--max_epochs", "1", "--progress_bar=null")
     assert train(["--config", "lecture-mini-batch", *flags]) == 0
-    events = EventAccumulator("lightning_logs/version_0").Reload()
+    events = EventAccumulator(str(run_folder())).Reload()
     (loss,) = [event.value for event in events.Scalars("train_loss")]
     assert loss == pytest.approx(0.7102, abs=0.03)
 

@@ -20,3 +20,11 @@ class EpochProgressBar(RichProgressBar):
         """Move the bar on."""
         last_batch = trainer.fit_loop.batch_idx
         super().on_train_batch_end(trainer, pl_module, outputs, batch, last_batch)
+
+    def get_metrics(
+        self, trainer: Trainer, pl_module: LightningModule
+    ) -> dict[str, int | str | float | dict[str, float]]:
+        """Leave out the run's number, of which Lightning shows the last four characters."""
+        metrics = super().get_metrics(trainer, pl_module)
+        metrics.pop("v_num", None)
+        return metrics

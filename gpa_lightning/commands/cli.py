@@ -18,6 +18,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from gpa_lightning.callbacks import EqualRows, StopOnDivergence
 from gpa_lightning.commands.arguments import written_out
 from gpa_lightning.commands.exit_codes import run
+from gpa_lightning.commands.run_names import next_version, short_name
 from gpa_lightning.commands.signals import LastWord, SecondInterrupt, answer_sigterm_without_waiting
 from gpa_lightning.data.datamodule import GPADataModule
 from gpa_lightning.data.table import DataError
@@ -92,6 +93,8 @@ class GPALightningCLI(LightningCLI):
     """
 
     def __init__(self, args: Sequence[str], run: bool = True, **kwargs: Any) -> None:
+        self._given = list(args)
+        self._asked_version: str | int | None = None
         super().__init__(
             GPARegressor,
             GPADataModule,
@@ -116,6 +119,12 @@ class GPALightningCLI(LightningCLI):
                 "trainer.logger": {"class_path": "TensorBoardLogger", "init_args": logger},
                 "trainer.callbacks": [{"class_path": path} for path in WATCHING],
             }
+        )
+        parser.add_argument(
+            "--name",
+            type=str | None,
+            default=None,
+            help="Name of the run's folder, after its number; by default it says what was changed.",
         )
         for flag, (base, default, text) in CALLBACKS.items():
             parser.add_subclass_arguments(base, flag, required=False, help=f"{text} null: none.")
@@ -167,10 +176,27 @@ class GPALightningCLI(LightningCLI):
             arguments = config.optimizer.init_args
             if "fused" in arguments and arguments.fused is None and not arguments.get("foreach"):
                 arguments.fused = True  # the same arithmetic in one kernel
+        self._name_run()
         path = config.get("ckpt_path")
         if self.config.get("subcommand", "fit") == "fit" and path not in (None, *LIGHTNINGS_WORDS):
             self._compare_network(read_checkpoint(path)["hyper_parameters"])
             self._go_on_in_folder_of(Path(path).resolve())
+
+    def _name_run(self) -> None:
+        """Name the folder of a run after its number and what was changed."""
+        config, logger = self._settings, self._settings.trainer.logger
+        kind = logger.get("class_path", "") if isinstance(logger, Namespace) else ""
+        if not kind.endswith(("TensorBoardLogger", "CSVLogger")):
+            return
+        arguments = logger.init_args
+        self._asked_version = arguments.version
+        if arguments.version is not None:
+            return
+        number = next_version(Path(arguments.save_dir, arguments.name or ""))
+        subcommand = self.config.get("subcommand", "fit")
+        changed = short_name(self._given) if subcommand == "fit" else subcommand
+        words = [f"version_{number}", config.name or changed]
+        arguments.version = "-".join(filter(None, words))
 
     def _compare_network(self, then: dict[str, Any]) -> None:
         """Refuse to go on with another network than a checkpoint's."""
@@ -225,6 +251,11 @@ class GPALightningCLI(LightningCLI):
         callbacks = [SecondInterrupt(), LastWord(), *filter(None, [first])]
         callbacks += [*(trainer.callbacks or []), *filter(None, own.values())]
         trainer = super().instantiate_trainer(callbacks=callbacks, **kwargs)
+        logger = self._settings.trainer.logger
+        if isinstance(logger, Namespace) and "version" in logger.get("init_args", {}):
+            logger.init_args.version = (
+                self._asked_version
+            )  # a run's configuration makes another run
         answer_sigterm_without_waiting(trainer)
         return trainer
 

@@ -366,8 +366,11 @@ class GPADataModule(LightningDataModule):
             DataError: If another split is asked for, or the table has other features; in training,
                 if the table or the batch size is not the checkpoint's.
         """
-        self._take_over_split(Split(*(state_dict["split"][name] for name in self._asked_for)))
         provenance = Provenance(**state_dict["provenance"])
+        another = bool(self._sets) and provenance.sha256 != self.provenance.sha256
+        self._take_over_split(
+            Split(*(state_dict["split"][name] for name in self._asked_for)), another
+        )
         scaler = {name: state_dict[name] for name in ("mean", "scale")}
         if self._sets and self.trainer is not None and self.trainer.training:
             now = {"data": self.provenance.sha256, **self._split_settings()}
@@ -388,7 +391,7 @@ class GPADataModule(LightningDataModule):
                     f"{listed(self.feature_names)}, but the checkpoint was trained on "
                     f"{listed(names)}"
                 )
-            if provenance.sha256 != self.provenance.sha256:
+            if another:
                 self._say(
                     "%s is not the table that the checkpoint was trained on: whether it holds rows "
                     "of that is not known.",
@@ -406,16 +409,19 @@ class GPADataModule(LightningDataModule):
         if self.trainer is None or self.trainer.is_global_zero:
             log.warning(message, *values)
 
-    def _take_over_split(self, split: Split) -> None:
+    def _take_over_split(self, split: Split, another_table: bool) -> None:
         """Split the table as a checkpoint's was, unless something else is asked for."""
         theirs = asdict(split)
         for name, value in self._asked_for.items():
-            if value is not None and value != theirs[name]:
+            if value is not None and another_table:
+                theirs[name] = value
+            elif value is not None and value != theirs[name]:
                 raise DataError(
                     f"--data.{name} is {value}, but the checkpoint was trained with "
                     f"{theirs[name]}: on another split it would be tested on rows that it was "
                     "trained on; leave the flag out, or give the checkpoint's"
                 )
+        split = Split(**theirs)
         if split == self._split:
             return
         self._say("The split is the checkpoint's: %s.", split)

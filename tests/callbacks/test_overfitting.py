@@ -5,7 +5,7 @@ import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import EarlyStopping
 from lightning.pytorch.loggers import TensorBoardLogger
-from runs import fit
+from runs import fit, run_folder
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch.utils.data import DataLoader
 
@@ -163,5 +163,5 @@ def test_both_by_flags(command, table, workplace, capsys):
     flags = ["--data.path", str(table), "--model.hidden_sizes", "[8]", "--max_epochs", "2"]
     assert command(["--config", "watch.yaml", *flags, "--accelerator", "cpu"]) == 0
     assert capsys.readouterr().out.count("verfitting") == 1
-    curves = logged(Path("lightning_logs/version_0"))
+    curves = logged(run_folder())
     assert {"l1_norm/all", "generalisation_gap", "epochs_since_best"} <= set(curves)

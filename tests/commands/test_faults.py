@@ -16,8 +16,17 @@ from runs import HANGS, PROJECT, long, run, until
 from gpa_lightning.commands.train import train
 
 TRAIN = PROJECT / "scripts/train.py"
-FLAGS = ("--accelerator", "cpu", "--model.hidden_sizes", "[64,32]", "--early_stopping", "null")
-LAST = Path("lightning_logs/version_0/checkpoints/last.ckpt")
+FLAGS = (
+    "--accelerator",
+    "cpu",
+    "--model.hidden_sizes",
+    "[64,32]",
+    "--early_stopping",
+    "null",
+    "--name",
+    "fault",
+)
+LAST = Path("lightning_logs/version_0-fault/checkpoints/last.ckpt")
 SIZES = (64, 4, 8, 12, 16, 24, 32, 48, 96, 128, 192, 256, 384)  # of disks, in KiB
 
 

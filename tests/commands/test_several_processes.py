@@ -17,7 +17,7 @@ import psutil
 import pytest
 import torch
 from filelock import FileLock, Timeout
-from runs import HANGS, PROJECT, run, until
+from runs import HANGS, PROJECT, run, run_folder, until
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from gpa_lightning.commands.train import train
@@ -43,13 +43,13 @@ def uneven(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def losses(version: int, name: str) -> list[tuple[int, float]]:
-    events = EventAccumulator(f"lightning_logs/version_{version}")
+    events = EventAccumulator(str(run_folder(version)))
     events.Reload()
     return [(event.step, event.value) for event in events.Scalars(name)]
 
 
 def checkpoint(version: int, name: str = "last") -> dict:
-    path = f"lightning_logs/version_{version}/checkpoints/{name}.ckpt"
+    path = run_folder(version) / f"checkpoints/{name}.ckpt"
     return torch.load(path, weights_only=True)
 
 
@@ -92,9 +92,9 @@ def test_a_resumed_run_with_dropout_is_bit_identical(uneven, workplace):
     states = checkpoint(0, "best-epoch-1")["random_states"]
     assert not torch.equal(states[0]["torch"], states[1]["torch"])
 
-    middle = "lightning_logs/version_0/checkpoints/best-epoch-1.ckpt"
+    middle = run_folder() / "checkpoints/best-epoch-1.ckpt"
     before = checkpoint(0)
-    Path("lightning_logs/version_0/checkpoints/last.ckpt").unlink()
+    (run_folder() / "checkpoints/last.ckpt").unlink()
     in_two_processes(*flags, "--ckpt_path", middle)
     after = checkpoint(0)
     for name, weight in before["state_dict"].items():
@@ -118,7 +118,7 @@ def test_a_run_that_was_stopped_within_an_epoch(uneven, workplace):
     seed = ["--seed_everything", "3", "--max_epochs", "2"]
     in_two_processes(*flags, *seed)
     in_two_processes(*flags, *seed, "--trainer.max_steps", "7")
-    (stopped,) = Path("lightning_logs/version_1/checkpoints").glob("last.ckpt")
+    stopped = run_folder(1) / "checkpoints/last.ckpt"
     alone = run(TRAIN, *flags, "--data.batch_size", "100", "--ckpt_path", stopped)
     assert alone.returncode == 2
     assert "taken within an epoch, with 2 processes" in alone.stderr
@@ -232,8 +232,8 @@ def test_a_killed_process_ends_the_training_which_can_go_on(rank, uneven, workpl
     flags = ["--data.path", str(uneven), *SMALL, "--early_stopping", "null"]
     two = [*flags, *TWO, "--data.batch_size", "50", "--max_epochs", "100000"]
     process = started(two, "-c", IMPATIENT)
-    last = Path("lightning_logs/version_0/checkpoints/last.ckpt")
-    until(last.exists, process)
+    until(lambda: (run_folder() / "checkpoints/last.ckpt").exists(), process)
+    last = run_folder() / "checkpoints/last.ckpt"
     (child,) = psutil.Process(process.pid).children()
     (child if rank else process).kill()
     _, errors = process.communicate(timeout=HANGS)  # until the last process has closed it
@@ -254,8 +254,8 @@ def test_sigterm_ends_all_processes(uneven, workplace):
     flags = ["--data.path", str(uneven), *SMALL, "--early_stopping", "null", *TWO]
     for attempt in range(4):  # where it arrives within a step is a matter of luck
         process = started([*flags, "--data.batch_size", "50", "--max_epochs", "100000"])
-        last = Path(f"lightning_logs/version_{attempt}/checkpoints/last.ckpt")
-        until(last.exists, process)
+        logs = Path("lightning_logs")
+        until(lambda: len([*logs.glob("*/checkpoints/last.ckpt")]) == attempt + 1, process)  # noqa: B023
         process.terminate()
         try:
             _, errors = process.communicate(timeout=HANGS)

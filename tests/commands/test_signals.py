@@ -4,11 +4,10 @@ import os
 import signal
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 import torch
-from runs import HANGS, PROJECT, until
+from runs import HANGS, PROJECT, run_folder, until
 
 from gpa_lightning.commands.train import train
 
@@ -38,8 +37,8 @@ def test_an_interrupted_run_can_go_on(by, table, workplace):
         stderr=subprocess.PIPE,
         text=True,
     )
-    last = Path("lightning_logs/version_0/checkpoints/last.ckpt")
-    until(last.exists, process)
+    until(lambda: (run_folder() / "checkpoints/last.ckpt").exists(), process)
+    last = run_folder() / "checkpoints/last.ckpt"
     process.send_signal(by)
     _, errors = process.communicate(timeout=HANGS)
     assert process.returncode == 128 + by
@@ -63,8 +62,8 @@ def test_a_second_ctrl_c_ends_at_once(table, workplace):
         text=True,
         env={**os.environ, "PYTHONPATH": str(workplace)},
     )
-    last = workplace / "lightning_logs/version_0/checkpoints/last.ckpt"
-    until(last.exists, process)
+    until(lambda: (run_folder() / "checkpoints/last.ckpt").exists(), process)
+    last = run_folder() / "checkpoints/last.ckpt"
     process.send_signal(signal.SIGINT)
     until((workplace / "stopping").exists, process)
     process.send_signal(signal.SIGINT)

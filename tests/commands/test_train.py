@@ -10,7 +10,7 @@ import pytest
 import torch
 import yaml
 from lightning.pytorch import Trainer
-from runs import fit
+from runs import fit, run_folder
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.plugins.custom_scalar import layout_pb2
 from tensorboard.plugins.hparams import plugin_data_pb2
@@ -27,10 +27,6 @@ SMALL = ["--model.hidden_sizes", "[16,8]", "--accelerator", "cpu", "--max_epochs
 def data(table: Path, workplace: Path) -> list[str]:
     """Flags for a small table, in an empty current folder."""
     return ["--data.path", str(table), *SMALL]
-
-
-def run_folder(version: int = 0) -> Path:
-    return Path("lightning_logs") / f"version_{version}"
 
 
 def events(version: int = 0) -> EventAccumulator:
@@ -369,7 +365,7 @@ class TestResuming:
         train([*data, "--max_epochs", "4"])
         main(["fit", *data, "--max_epochs", "2"])
         assert main(["fit", *data, "--max_epochs", "4", "--ckpt_path", "last"]) == 0
-        assert "going on from lightning_logs/version_1" in capsys.readouterr().out
+        assert "going on from lightning_logs/version_1-" in capsys.readouterr().out
         assert_equal_weights(last_weights(0), last_weights(1))
         assert not run_folder(2).exists()
 
@@ -380,6 +376,42 @@ class TestResuming:
         assert train([*data, *flags]) == 0
         weights = torch.load("checkpoints/last.ckpt", weights_only=True)["state_dict"]
         assert_equal_weights(last_weights(0), weights)
+
+
+class TestNames:
+    """The folder of a run says what was changed."""
+
+    @pytest.mark.parametrize(
+        ("flags", "name"),
+        [
+            ([], "version_0-hidden_sizes=16,8-max_epochs=1"),
+            (["--model.dropout=0.5"], "version_0-hidden_sizes=16,8-max_epochs=1-dropout=0.5"),
+            (["--name", "overfit"], "version_0-overfit"),
+            (["--trainer.logger.version", "mine"], "mine"),
+        ],
+    )
+    def test_a_name(self, table, workplace, flags, name):
+        given = ["--model.hidden_sizes", "[16,8]", "--accelerator", "cpu", "--max_epochs", "1"]
+        assert train(["--data.path", str(table), *given, *flags]) == 0
+        assert [path.name for path in Path("lightning_logs").iterdir()] == [name]
+
+    def test_numbers_go_on(self, data):
+        Path("lightning_logs/version_9-penalty=l1").mkdir(parents=True)
+        train([*data, "--max_epochs", "1", "--name", "next"])
+        main(["test", *data[:2], "--ckpt_path", str(run_folder(10) / "checkpoints/last.ckpt")])
+        names = {path.name for path in Path("lightning_logs").iterdir()}
+        assert names == {"version_9-penalty=l1", "version_10-next", "version_11-test"}
+
+    def test_a_configuration_of_a_run_makes_another_run(self, data):
+        train([*data, "--max_epochs", "1"])
+        train([*data, "--max_epochs", "2", "--ckpt_path", "last"])
+        config = run_folder() / "config.yaml"
+        assert train(["--config", str(config), "--ckpt_path", "null"]) == 0
+        assert run_folder(1).name == "version_1-config"
+
+    def test_the_progress_bar_names_no_version(self, data, capsys):
+        train([*data, "--max_epochs", "1"])
+        assert "v_num" not in capsys.readouterr().out
 
 
 class TestReports:

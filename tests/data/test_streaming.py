@@ -21,7 +21,7 @@ import pyarrow.parquet
 import pytest
 import torch
 from filelock import FileLock
-from runs import PROJECT, fit, long, run, weights
+from runs import PROJECT, fit, long, run, run_folder, weights
 from sklearn.preprocessing import StandardScaler
 
 from gpa_lightning import GPADataModule, GPARegressor
@@ -71,7 +71,7 @@ def entries(cache: str = "tables") -> list[str]:
 
 
 def last_weights(version: int) -> dict[str, torch.Tensor]:
-    path = Path(f"lightning_logs/version_{version}/checkpoints/last.ckpt")
+    path = run_folder(version) / "checkpoints/last.ckpt"
     return torch.load(path, weights_only=True)["state_dict"]
 
 
@@ -331,7 +331,7 @@ def test_a_run_goes_on_from_disk_or_memory_alike(tables, capsys):
     flags = ["--data.path", str(tables["folder"]), *SMALL, "--model.dropout", "0.2"]
     assert train([*flags, "--max_epochs", "3"]) == 0
     assert train([*flags, *STREAMED]) == 0
-    on = ["--ckpt_path", "lightning_logs/version_1/checkpoints/last.ckpt", "--max_epochs", "3"]
+    on = ["--ckpt_path", str(run_folder(1) / "checkpoints/last.ckpt"), "--max_epochs", "3"]
     assert train([*flags, *on]) == 0
     uninterrupted, resumed = last_weights(0), last_weights(1)
     assert all(torch.equal(weight, resumed[name]) for name, weight in uninterrupted.items())

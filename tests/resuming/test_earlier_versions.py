@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from runs import run_folder
 
 from gpa_lightning import GPARegressor
 from gpa_lightning.commands.cli import main
@@ -57,7 +58,7 @@ def weights(path: Path | str) -> dict[str, torch.Tensor]:
 
 def test_a_configuration_repeats_the_run(checkpoint):
     assert train(CONFIG) == 0
-    repeated = weights(f"lightning_logs/version_0/{LAST}")
+    repeated = weights(run_folder() / LAST)
     for name, weight in weights(checkpoint).items():
         torch.testing.assert_close(repeated[name], weight)
 
@@ -66,7 +67,7 @@ def test_a_configuration_keeps_what_was_changed_in_it(checkpoint):
     text = (WRITTEN / "config.yaml").read_text().replace("execution: 256", "execution: 3")
     Path("changed.yaml").write_text(text)
     assert train(["--config=changed.yaml", "--max_epochs", "1"]) == 0
-    saved = Path("lightning_logs/version_0/config.yaml").read_text()
+    saved = (run_folder() / "config.yaml").read_text()
     assert "steps_per_execution: 3" in saved
     assert "gpa_lightning.callbacks.WeightNorms" in saved
 
@@ -75,7 +76,7 @@ def test_a_run_goes_on_from_a_checkpoint(checkpoint):
     longer = [*CONFIG, "--max_epochs", "4"]
     assert train([*longer, "--ckpt_path", checkpoint]) == 0
     assert train(longer) == 0
-    resumed, whole = (weights(f"lightning_logs/version_{n}/{LAST}") for n in (0, 1))
+    resumed, whole = (weights(run_folder(n) / LAST) for n in (0, 1))
     for name, weight in whole.items():
         torch.testing.assert_close(resumed[name], weight)
 

@@ -16,7 +16,10 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 TRAIN = PROJECT / "scripts/train.py"
 KILLED = PROJECT / "tests/killed.py"
-COMMON = ("--accelerator", "cpu", "--model.hidden_sizes", "[16,8]", "--model.dropout", "0.2")
+COMMON = (
+    *("--accelerator", "cpu", "--model.hidden_sizes", "[16,8]", "--model.dropout", "0.2"),
+    *("--name", "killed"),
+)
 PLATEAU = "lightning.pytorch.cli.ReduceLROnPlateau"
 MINI_BATCH = "mini-batch, plateau, early stopping"
 CASES = {
@@ -41,7 +44,7 @@ CASES = {
         *("--optimizer", "SGD", "--optimizer.lr", "0.1", "--optimizer.momentum", "0.9"),
     ),
 }
-RUN = Path("lightning_logs/version_0")
+RUN = Path("lightning_logs/version_0-killed")
 
 
 @dataclass(frozen=True)

@@ -37,7 +37,7 @@ def logs(table: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("student")
     small = ["--model.hidden_sizes", "[16,8]", "--accelerator", "cpu", "--max_epochs", "4"]
     for rate in RATES:
-        flags = [*small, "--data.path", table, "--model.learning_rate", rate]
+        flags = [*small, "--data.path", table, "--model.learning_rate", rate, "--name", rate]
         result = run(PROJECT / "scripts/train.py", *flags, cwd=folder)
         assert result.returncode == 0, result.stderr
     result = run(PROJECT / "scripts/study.py", "polynomial", "--quick", cwd=folder)
@@ -76,7 +76,9 @@ def test_both_losses_stand_in_one_chart(page, tensorboard):
     entries = charts.locator(".match-list-entry").all_inner_texts()
     series = {" ".join(text.split()[1:]) for text in entries}
     losses = ("train_loss", "val_loss")
-    assert series == {f"{loss} (version_{number})" for loss in losses for number in (0, 1)}
+    assert series == {
+        f"{loss} (version_{n}-{rate})" for loss in losses for n, rate in enumerate(RATES)
+    }
     # each is drawn as a line, once as it is and once smoothed, through its four epochs, of which
     # the chart leaves out what makes no difference in pixels
     lines = charts.locator("path.line[d*=L]")
@@ -89,11 +91,11 @@ def test_both_losses_stand_in_one_chart(page, tensorboard):
 def test_the_table_of_hyperparameters_has_the_final_test_losses(page, tensorboard, logs):
     page.goto(f"{tensorboard}#hparams")
     table = page.locator("tf-hparams-table-view")
-    for text in ("learning_rate", "test_loss", "version_0", "version_1"):
+    for text in ("learning_rate", "test_loss", "version_0-0.001", "version_1-0.003"):
         table.get_by_text(text, exact=True).first.wait_for()
     cells = [text.strip() for text in table.locator("vaadin-grid-cell-content").all_inner_texts()]
     for number, rate in enumerate(RATES):
-        events = EventAccumulator(str(logs / f"version_{number}"))
+        events = EventAccumulator(str(logs / f"version_{number}-{rate}"))
         events.Reload()
         (test_loss,) = events.Scalars("test_loss")
         assert f"{test_loss.value:#.5g}" in cells

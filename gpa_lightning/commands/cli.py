@@ -116,7 +116,10 @@ class GPALightningCLI(LightningCLI):
         logger = {"save_dir": LOGS, "name": "", "default_hp_metric": False}
         parser.set_defaults(
             {
-                "trainer.logger": {"class_path": "TensorBoardLogger", "init_args": logger},
+                "trainer.logger": {
+                    "class_path": "gpa_lightning.callbacks.EpochTensorBoardLogger",
+                    "init_args": logger,
+                },
                 "trainer.callbacks": [{"class_path": path} for path in WATCHING],
             }
         )

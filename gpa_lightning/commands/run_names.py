@@ -58,7 +58,7 @@ def short_name(words: Sequence[str]) -> str:
         >>> short_name(["--accelerator", "cpu", "--trainer.callbacks+=WeightNorms"])
         'WeightNorms'
     """
-    parts = []
+    parts: dict[str, str] = {}  # by flag, of which the last holds
     for flag, value in _pairs(words):
         names = flag.split(".")
         if names[-1] in _MACHINE or names[0] in _MACHINE or "logger" in names:
@@ -66,11 +66,11 @@ def short_name(words: Sequence[str]) -> str:
         if _CLASS_PATH.fullmatch(value):
             value = value.rpartition(".")[2] if not re.fullmatch(r"[\d.]+", value) else value
         if names[-1] in ("config", "c", "callbacks"):
-            parts.append(Path(value).stem)
+            parts[f"{flag} {value}"] = Path(value).stem
         else:
-            parts.append(f"{names[-1]}={value}" if value else names[-1])
+            parts[flag] = f"{names[-1]}={value}" if value else names[-1]
     kept: list[str] = []
-    for part in (re.sub(r"[^\w.=,+-]", "", each) for each in parts):
+    for part in (re.sub(r"[^\w.=,+-]", "", each) for each in parts.values()):
         if len("-".join([*kept, part])) > LENGTH - len("-etc"):
             return "-".join([*kept, "etc"])
         kept.append(part)

@@ -33,6 +33,8 @@ def take_up_curves(
     }
     start = SessionLog(status=SessionLog.START)
     logger.experiment.file_writer.add_event(Event(step=max(step, 0), session_log=start))
+    for writer in getattr(logger, "writers", {}).values():  # of curves by epochs
+        writer.file_writer.add_event(Event(step=epoch, session_log=start))
     for values in (logged, unlogged):
         if values:
             logger.log_metrics({**values, "epoch": epoch}, step)

@@ -29,9 +29,10 @@ def data(table: Path, workplace: Path) -> list[str]:
     return ["--data.path", str(table), *SMALL]
 
 
-def events(version: int = 0) -> EventAccumulator:
+def events(version: int = 0, curve: str = "") -> EventAccumulator:
     """Read the curves of a run, whose files' names do not tell their order within a second."""
-    written = sorted(run_folder(version).glob("events*"), key=lambda path: path.stat().st_mtime_ns)
+    files = (run_folder(version) / curve).glob("events*")
+    written = sorted(files, key=lambda path: path.stat().st_mtime_ns)
     with TemporaryDirectory() as folder:
         for number, path in enumerate(written):
             shutil.copy(path, Path(folder) / f"events.out.tfevents.{number}")
@@ -412,6 +413,30 @@ class TestNames:
     def test_the_progress_bar_names_no_version(self, data, capsys):
         train([*data, "--max_epochs", "1"])
         assert "v_num" not in capsys.readouterr().out
+
+
+class TestLossByEpoch:
+    """The curves that TensorBoard shows first."""
+
+    @staticmethod
+    def curve(version: int, name: str) -> dict[int, float]:
+        points = events(version, name).Scalars("Loss by epoch")
+        return {point.step: point.value for point in points}
+
+    def test_is_what_the_run_has_logged(self, data):
+        train([*data, "--data.batch_size", "20"])
+        for name, metric in (("train", "train_loss"), ("validation", "val_loss")):
+            values = [point.value for point in events().Scalars(metric)]
+            assert self.curve(0, name) == dict(enumerate(values))
+        assert "epoch" not in events().Tags()["scalars"]
+
+    def test_of_a_resumed_run_is_that_of_one_that_was_never_stopped(self, data):
+        flags = [*data, "--data.batch_size", "20"]
+        train([*flags, "--max_epochs", "4"])
+        train([*flags, "--trainer.max_steps", "40"])
+        train([*flags, "--max_epochs", "4", "--ckpt_path", "last"])
+        for name in ("train", "validation"):
+            assert self.curve(0, name) == self.curve(1, name)
 
 
 class TestReports:

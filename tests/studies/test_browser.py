@@ -68,6 +68,20 @@ def page(browser):
     page.close()
 
 
+def test_the_first_thing_shown_is_both_losses_of_each_run_by_epochs(browser, tensorboard):
+    page = browser.new_page(viewport={"width": 1400, "height": 900})
+    page.set_default_timeout(3_600_000)
+    page.goto(tensorboard)
+    page.locator(".group-title").nth(1).wait_for()
+    assert page.locator(".group-title").first.inner_text() == "Loss by epoch"
+    assert "epoch" not in page.locator(".group-title").all_inner_texts()
+    chart = page.locator("scalar-card-component").first
+    for number, rate in enumerate(RATES):
+        for curve in ("train", "validation"):
+            chart.get_by_text(f"version_{number}-{rate}/{curve}").wait_for()
+    page.close()
+
+
 def test_both_losses_stand_in_one_chart(page, tensorboard):
     page.goto(f"{tensorboard}#custom_scalars")
     charts = page.locator("tf-custom-scalar-multi-line-chart-card")

@@ -10,6 +10,14 @@ from lightning.pytorch.utilities import rank_zero_only
 
 from gpa_lightning.callbacks.tensorboard import tensorboard_loggers
 
+_OF_THE_MACHINE = (
+    "data/cache_dir",
+    "data/in_memory",
+    "data/location",
+    "data/num_workers",
+    "data/path",
+)
+
 
 class HyperparameterTable(Callback):
     """A row for the run in TensorBoard's HParams tab: hyperparameters, data, and final losses.
@@ -42,7 +50,7 @@ class HyperparameterTable(Callback):
         row = {
             name: value if isinstance(value, (bool, int, float, str)) else str(value)
             for name, value in values.items()
-            if not name.rpartition("/")[2].startswith("_")
+            if not name.rpartition("/")[2].startswith("_") and name not in _OF_THE_MACHINE
         }
         # Without the first summary, a fixed list of columns, TensorBoard looks at the runs itself
         # and shows first what differs between them.

@@ -98,11 +98,27 @@ def _mse(network: nn.Module, dataset: TableDataset) -> float:
     return sum(errors) / len(dataset)
 
 
-def print_summary(fitted: FitReport, model: GPARegressor, data: GPADataModule) -> None:
+def final_losses(model: GPARegressor, data: GPADataModule) -> dict[str, float]:
+    """Compute the MSE on each set, in evaluation mode.
+
+    Args:
+        model: The tested model.
+        data: Its data.
+
+    Returns:
+        The MSE on the ``training``, the ``validation`` and the ``test`` set.
+    """
+    return {name: _mse(model.network, data.dataset(name)) for name in data.rows}
+
+
+def print_summary(
+    fitted: FitReport, losses: dict[str, float], model: GPARegressor, data: GPADataModule
+) -> None:
     """Print what was trained, on what, and how good it is.
 
     Args:
         fitted: How the fit went.
+        losses: The MSE on each set.
         model: The tested model.
         data: Its data.
     """
@@ -127,8 +143,7 @@ def print_summary(fitted: FitReport, model: GPARegressor, data: GPADataModule) -
         tested = f"best {fitted.monitor}"
         epoch = next((e for e, loss in fitted.validation if loss == fitted.best), "?")
         lines.append(("best epoch", f"{epoch} ({fitted.monitor} {fitted.best:.4f})"))
-    for name in data.rows:
-        loss = _mse(model.network, data.dataset(name))
+    for name, loss in losses.items():
         lines.append((f"{name} MSE", f"{loss:.4f}  ({tested})"))
     for predictor, loss in baseline_losses(data).items():
         lines.append((f"  {predictor}", f"{loss:.4f}  (test MSE, for comparison)"))

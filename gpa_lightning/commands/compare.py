@@ -14,11 +14,13 @@ from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import yaml
 from jsonargparse.typing import PositiveInt
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import ProgressBar
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
@@ -72,8 +74,8 @@ class SettingCLI(TrainCLI):
         loggers = trainer.logger if isinstance(trainer.logger, list) else [trainer.logger]
         for logger in loggers:
             if str(getattr(logger, "class_path", "")).endswith(("TensorBoardLogger", "CSVLogger")):
-                place = {"save_dir": str(self.folder.parent), "version": self.folder.name}
-                logger.init_args.update({**place, "name": ""})
+                logger.init_args.save_dir = str(self.folder.parent)
+                logger.init_args.name, logger.init_args.version = "", self.folder.name
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Build the Trainer without a progress bar, which the study has, and with loss curves."""
@@ -147,19 +149,20 @@ def _main(args: Sequence[str]) -> int:
     table = comparison.table
     comparison.save(settings, f"scripts/compare.py {shlex.join(args)}")
     console = Console(soft_wrap=True, highlight=False)
-    Console(highlight=False).print(_rich(table))
+    against = [table.columns[0], *table.columns[-3:-1]]  # more columns than a terminal is wide
+    for columns in (table.columns.drop(against[1:]), against):
+        Console(highlight=False).print(_rich(table[columns]))
     for note in comparison.notes:
         console.print(escape(note), style="bold red" if "SYNTHETIC" in note else None)
     console.print(f"saved in {own.output}; curves: tensorboard --logdir {own.output}")
     return 0 if table["test loss"].any() else 2
 
 
-def _rich(table: Any) -> Table:
-    rich = Table(title="Comparison, by test loss", title_justify="left")
+def _rich(table: pd.DataFrame) -> Table:
+    rich = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
     for column in table:
-        rich.add_column(
-            escape(column), justify="left" if column in ("setting", "the seeds") else "right"
-        )
+        numbers = column not in ("setting", "the seeds")
+        rich.add_column(escape(column), justify="right" if numbers else "left", overflow="fold")
     for row in table.itertuples(index=False):
         rich.add_row(*map(escape, row))
     return rich
@@ -266,7 +269,7 @@ def _train(
     _forget_failures(output / "runs", every, settings)
     outcomes = iter(perform(output.name, every, settings))
     compared = {name: [next(outcomes) for _ in part] for name, part in runs.items()}
-    described = {name: setting for name, setting in zip(parsed, given, strict=True)}
+    described = dict(zip(parsed, given, strict=True))
     return Settings(data, output=output), Comparison(compared, described)
 
 

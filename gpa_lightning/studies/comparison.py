@@ -11,6 +11,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.ticker import MaxNLocator
 from scipy import stats
 
 from gpa_lightning.data.table import Provenance
@@ -116,6 +117,7 @@ class Comparison:
         """Draw training and validation loss against the epoch, a colour and a marker a setting."""
         figure, (axes,) = new_axes(xlabel="epoch", ylabel=MSE)
         figure.set_size_inches(9, 5.5)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         handles = []
         for number, (name, outcomes) in enumerate(self.outcomes.items()):
             look: dict[str, Any] = {

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
@@ -115,34 +114,44 @@ class Comparison:
 
     def figure(self) -> Figure:
         """Draw training and validation loss against the epoch, a colour and a marker a setting."""
-        figure, (axes,) = new_axes(xlabel="epoch", ylabel=MSE)
-        figure.set_size_inches(9, 5.5)
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-        handles = []
+        figure, (both, closer) = new_axes(("training and validation", "validation, closer"))
+        figure.set_size_inches(11, 5.2)
+        looks: dict[str, dict[str, Any]] = {
+            name: {"color": f"C{number % 10}", "marker": MARKERS[number % len(MARKERS)]}
+            for number, name in enumerate(self.outcomes)
+        }
+        later, lowest, last = [1e-9], [], []
         for number, (name, outcomes) in enumerate(self.outcomes.items()):
-            look: dict[str, Any] = {
-                "color": f"C{number % 10}",
-                "marker": MARKERS[number % len(MARKERS)],
-            }
-            drawn = [
-                _draw(axes, outcomes, which, {**look, "linestyle": line}, number)
-                for which, line in (("training_curve", "--"), ("validation_curve", "-"))
-            ]
-            if any(drawn):
-                handles.append(Line2D([], [], label=name, **look))
+            training, validation = (
+                _shared_epochs(outcomes, which) for which in ("training_curve", "validation_curve")
+            )
+            for axes, table, line in (
+                (both, training, "--"),
+                (both, validation, "-"),
+                (closer, validation, "-"),
+            ):
+                every = max(1, table.epoch.nunique() // MARKS)
+                marks = {"markevery": (number % every, every), "markersize": 5}
+                style = {**looks[name], "linestyle": line}
+                draw_band(axes, table, "epoch", "loss", style, middle="mean", **marks)
+                later += list(table.loss[table.epoch > 0])
+            if len(validation):
+                means = validation.groupby("epoch").loss.mean()
+                lowest.append(means.min())
+                last.append(means.iloc[-1])
+        # the very first losses are far above the rest, which they would flatten
+        both.set_ylim(top=min(both.get_ylim()[1], 1.05 * max(later)))
+        if last:
+            bottom, top = min(lowest), max(last)
+            margin = max(0.3 * (top - bottom), 0.01 * top)
+            closer.set_ylim(bottom - margin, top + margin)
+        for axes in (both, closer):
+            axes.set(xlabel="epoch", ylabel=MSE)
+            axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        handles = [Line2D([], [], label=name, **look) for name, look in looks.items()]
         for label, line in (("training", "--"), ("validation", "-")):
             handles.append(Line2D([], [], color="0.3", linestyle=line, label=label))
-        axes.legend(handles=handles, loc="upper left", bbox_to_anchor=(1, 1), frameon=False)
-        later = [
-            loss
-            for outcomes in self.outcomes.values()
-            for outcome in outcomes
-            for which in ("training_curve", "validation_curve")
-            for epoch, loss in outcome.get(which, [])
-            if epoch > 0
-        ]
-        if later and axes.dataLim.y1 > 2 * max(later):
-            axes.set_yscale("log")
+        figure.legend(handles=handles, loc="outside lower center", ncols=3, frameon=False)
         return figure
 
     def save(self, settings: Settings, command: str) -> Path:
@@ -168,21 +177,12 @@ class Comparison:
         return settings.output
 
 
-def _draw(
-    axes: Axes, outcomes: Sequence[Outcome], which: str, style: Mapping[str, Any], number: int
-) -> bool:
-    """Draw a curve as far as all runs have it; tell whether there was one."""
+def _shared_epochs(outcomes: Sequence[Outcome], which: str) -> pd.DataFrame:
+    """Return the points of a curve as far as all runs that have it got."""
     curves = [outcome[which] for outcome in outcomes if outcome.get(which)]
-    if not curves:
-        return False
     points = [point for curve in curves for point in curve]
-    table = pd.DataFrame(points, columns=["epoch", "loss"])
-    everywhere = table.groupby("epoch").loss.transform("size") == len(curves)
-    epochs = table[everywhere].epoch.nunique()
-    every = max(1, epochs // MARKS)
-    marks = {"markevery": (number % every, every), "markersize": 5}
-    draw_band(axes, table[everywhere], "epoch", "loss", style, middle="mean", **marks)
-    return True
+    table = pd.DataFrame(points, columns=["epoch", "loss"], dtype=float)
+    return table[table.groupby("epoch").loss.transform("size") == len(curves)]
 
 
 def _mean(values: pd.Series[float], form: str) -> str:

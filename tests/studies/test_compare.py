@@ -203,16 +203,15 @@ class TestGoingOn:
         assert len(fits) == 2
 
     def test_one_that_was_stopped(self, small, fits, no_figure, monkeypatch, capsys):
-        def stop(*_: object) -> None:
+        def stop(*given: object) -> object:
             if len(fits) == 2:
                 raise KeyboardInterrupt
-            return final_losses(*_)
+            return final_losses(*given)
 
         final_losses = compare.final_losses
         monkeypatch.setattr(compare, "final_losses", stop)
         assert main(["", "--seeds", "3", *small]) == 130
         assert "goes on from here" in capsys.readouterr().out
-        monkeypatch.undo()
         assert len(list(OUTPUT.glob("runs/*/outcome.json"))) == 1
 
 

@@ -213,11 +213,11 @@ def _split(args: Sequence[str]) -> tuple[list[str], list[str]]:
     return settings, list(args[len(settings) :])
 
 
-def _words(setting: str) -> list[str]:
+def words(setting: str) -> list[str]:
     """Split a setting into words as a shell does, but leave Windows' backslashes alone."""
-    words = shlex.shlex(setting, posix=True, punctuation_chars=False)
-    words.whitespace_split, words.commenters, words.escape = True, "", ""
-    return list(words)
+    lexer = shlex.shlex(setting, posix=True)
+    lexer.whitespace_split, lexer.commenters, lexer.escape = True, "", ""
+    return list(lexer)
 
 
 def _train(
@@ -228,10 +228,10 @@ def _train(
     first: SettingCLI | None = None
     for setting in given:
         try:
-            words = _words(setting)
-            if any(word.startswith("--seed_everything") for word in [*words, *shared]):
+            flags = words(setting)
+            if any(word.startswith("--seed_everything") for word in [*flags, *shared]):
                 raise ArgumentError(None, "--seed_everything: --seeds gives the seeds")
-            cli = SettingCLI([*shared, *words, "--seed_everything", "0"])
+            cli = SettingCLI([*shared, *flags, "--seed_everything", "0"])
             config = yaml.safe_load(cli.parser.dump(cli.config, skip_none=False))
             provenance = cli.datamodule.provenance
         except (
@@ -246,7 +246,7 @@ def _train(
         same = [name for name, (other, *_) in parsed.items() if other == config]
         if same:
             raise ArgumentError(None, f'setting "{setting}": is the same as {same[0]}')
-        parsed[_unique(short_name(words), parsed)] = (config, provenance.sha256, _code(config))
+        parsed[_unique(short_name(flags), parsed)] = (config, provenance.sha256, _code(config))
         first = first or cli
     assert first is not None
     output = own.output.absolute()
@@ -304,20 +304,18 @@ def short_name(words: Sequence[str]) -> str:
         >>> short_name(["--config", "recommended", "--model.hidden_sizes=[64, 64]"])
         'recommended-hidden_sizes=64,64'
     """
-    parts: list[str] = []
+    flags: list[tuple[str, str]] = []
     for word in words:
-        flag, equals, value = word.partition("=")
-        if flag.startswith("--"):
-            parts.append(flag.lstrip("-").rstrip("+").rpartition(".")[2])
-        else:
-            value = word
-        if equals or not flag.startswith("--"):
-            name = parts.pop() if parts else ""
-            value = Path(value).stem if "/" in value or "\\" in value else value
-            value = (
-                value.rpartition(".")[2] if re.fullmatch(r"[A-Za-z_]\w*(\.\w+)+", value) else value
-            )
-            parts.append(value if name in ("config", "callbacks") else f"{name}={value}")
+        if word.startswith("--"):
+            flag, _, value = word.partition("=")
+            flags.append((flag.lstrip("-").rstrip("+").rpartition(".")[2], value))
+        elif flags:
+            flags[-1] = (flags[-1][0], word)
+    parts = []
+    for flag, value in flags:
+        file = re.split(r"[/\\]", value)[-1].removesuffix(".yaml")
+        short = re.sub(r"^[\w.]+\.(?=[A-Z]\w*$)", "", file)  # a class without its module
+        parts.append(short if flag in ("config", "callbacks") else f"{flag}={short}")
     name = re.sub(r"[^\w.=,+-]", "", "-".join(parts))
     return name[:LENGTH].rstrip(".-=,") or "defaults"
 

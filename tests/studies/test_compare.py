@@ -59,16 +59,11 @@ class TestSettings:
     def test_what_a_comparison_leaves_behind(self, small, capsys):
         Path("mine.py").write_text(CALLBACK.format(body="raise OSError('no more room')"))
         settings = ["", "--model.dropout 0.5", "--trainer.callbacks+=mine.Mine --max_epochs=3"]
-        assert main([*settings, "--model.learning_rate=1e30", "--seeds", "2", *small]) == 0
+        assert main([*settings, "--seeds", "2", *small]) == 0
         output = capsys.readouterr().out
         numbers = results()
-        assert list(numbers.setting.unique()) == [
-            "defaults",
-            "dropout=0.5",
-            "Mine-max_epochs=3",
-            "learning_rate=1e30",
-        ]
-        assert list(numbers.seed) == [0, 1] * 4
+        assert list(numbers.setting.unique()) == ["defaults", "dropout=0.5", "Mine-max_epochs=3"]
+        assert list(numbers.seed) == [0, 1] * 3
         done = numbers[numbers.error.isna()].groupby("setting")
         assert list(done.groups) == ["defaults", "dropout=0.5"]
         assert (done.epochs.min() == 2).all()
@@ -85,7 +80,6 @@ class TestSettings:
         assert [row[5] for row in rows[:2]] == [f"{gap:.4f}" for gap in gaps]
         assert rows[2][0] == "Mine-max_epochs=3"
         assert rows[2][-2] == "failed: no more room"
-        assert rows[3][-2].startswith("failed: the training loss is not finite at epoch 0")
         assert "`--model.dropout 0.5`" in report
         assert "537 rows, SHA-256" in report
         for text in ("dropout=0.5", "no more room", "SHA-256", "saved in"):
@@ -100,13 +94,10 @@ class TestSettings:
 
     def test_a_run_is_that_of_train(self, small, no_figure):
         flags = ["--model.dropout", "0.3", "--lr_scheduler", "CosineAnnealingLR"]
-        flags += ["--lr_scheduler.T_max", "3", "--trainer.callbacks+=WeightNorms"]
-        flags[-1] = "--trainer.callbacks+=gpa_lightning.callbacks.WeightNorms"
+        flags += ["--lr_scheduler.T_max", "3", "--trainer.callbacks+=LearningRateMonitor"]
         assert main([" ".join(flags), "--seeds", "2", *small]) == 0
         assert train([*small, *flags, "--seed_everything", "1"]) == 0
-        plain = Path("lightning_logs/version_0")
-        if not plain.exists():
-            (plain,) = Path("lightning_logs").glob("version_0*")
+        (plain,) = Path("lightning_logs").glob("version_*")
         (compared,) = OUTPUT.glob("runs/*-seed-1-*")
         expected, found = weights(plain), weights(compared)
         assert all(torch.equal(expected[name], found[name]) for name in expected)
@@ -129,7 +120,6 @@ class TestSettings:
         [
             ("--model.dropout 2", "dropout must be in [0, 1)"),
             ("--no_such_flag 1", "no_such_flag"),
-            ("--config no-such-recipe", "no-such-recipe"),
             ("--model.dropout '0.5", "No closing quotation"),
             ("--data.path absent.csv", "absent.csv"),
             ("--model.learning_rate=0.020", "is the same as defaults"),
@@ -140,7 +130,7 @@ class TestSettings:
         ],
     )
     def test_a_mistake_is_found_before_any_training(self, setting, message, small, fits, capsys):
-        assert main(["", setting, *small]) == 2
+        assert main([*[""] * ("same" in message), setting, *small]) == 2
         error = capsys.readouterr().err
         assert error.startswith(f'error: setting "{setting}": ')
         assert message in error
@@ -171,19 +161,16 @@ class TestSettings:
 
 class TestGoingOn:
     def test_finished_runs_are_kept(self, small, fits, no_figure):
-        assert main(["--model.dropout 0.1", "--seeds", "1", *small]) == 0
-        assert main(["--model.dropout 0.1", "--model.dropout 0.2", "--seeds", "2", *small]) == 0
+        assert main(["--model.dropout 0.1", "--seeds", "2", *small]) == 0
+        assert main(["--model.dropout 0.1", "--model.dropout 0.2", "--seeds", "1", *small]) == 0
         names = [fit.name.rpartition("-")[0] for fit in fits]
-        assert names == [
-            f"dropout={d}-seed-{s}" for d, s in ((0.1, 0), (0.1, 1), (0.2, 0), (0.2, 1))
-        ]
+        assert names == ["dropout=0.1-seed-0", "dropout=0.1-seed-1", "dropout=0.2-seed-0"]
 
     def test_what_has_changed_is_done_again(self, small, fits, no_figure):
         Path("mine.py").write_text(CALLBACK.format(body="pass"))
         Path("mine.yaml").write_text("model:\n  dropout: 0.1\n")
         command = ["--config mine.yaml --trainer.callbacks+=mine.Mine", "--seeds", "1", *small]
-        assert main(command) == main(command) == 0
-        assert len(fits) == 1
+        assert main(command) == 0
         Path("mine.yaml").write_text("model:\n  dropout: 0.2\n")
         assert main(command) == 0
         assert len(fits) == 2
@@ -191,28 +178,23 @@ class TestGoingOn:
         assert main(command) == 0
         assert len(fits) == 3
 
-    def test_what_has_failed_is_tried_again(self, small, fits, no_figure, monkeypatch, capsys):
-        def fail(*_: object) -> None:
-            raise MemoryError
+    def test_what_was_stopped_or_has_failed(self, small, fits, no_figure, monkeypatch, capsys):
+        final_losses, troubles = compare.final_losses, [MemoryError, KeyboardInterrupt]
 
-        with monkeypatch.context() as patch:
-            patch.setattr(compare, "final_losses", fail)
-            assert main(["", "--seeds", "1", *small]) == 2
+        def trouble(*given: object) -> object:
+            if len(fits) == 3:
+                return final_losses(*given)
+            raise troubles[len(fits) - 1]
+
+        monkeypatch.setattr(compare, "final_losses", trouble)
+        command = ["", "--seeds", "1", *small]
+        assert main(command) == 2
         assert "failed: MemoryError" in capsys.readouterr().out
-        assert main(["", "--seeds", "1", *small]) == 0
-        assert len(fits) == 2
-
-    def test_one_that_was_stopped(self, small, fits, no_figure, monkeypatch, capsys):
-        def stop(*given: object) -> object:
-            if len(fits) == 2:
-                raise KeyboardInterrupt
-            return final_losses(*given)
-
-        final_losses = compare.final_losses
-        monkeypatch.setattr(compare, "final_losses", stop)
-        assert main(["", "--seeds", "3", *small]) == 130
+        assert main(command) == 130
         assert "goes on from here" in capsys.readouterr().out
-        assert len(list(OUTPUT.glob("runs/*/outcome.json"))) == 1
+        assert not list(OUTPUT.glob("runs/*/outcome.json"))
+        assert main(command) == 0
+        assert len(list(OUTPUT.glob("runs/*"))) == 1
 
 
 class TestFrom:
@@ -294,16 +276,32 @@ class TestDifference:
         assert "SYNTHETIC" in note
 
 
-def test_names_are_unique_and_safe(small, no_figure, capsys):
-    settings = ["--model.dropout 0.1", "--data.batch_size 50 --model.dropout 0.1"]
-    words = ["--a.lr 1", "--b.lr 1", "--config C:/my/own.yaml", '--model.hidden_sizes "[8, 8]"']
-    names = [compare.short_name(compare._words(each)) for each in [*settings, *words]]
-    assert names[:2] == ["dropout=0.1", "batch_size=50-dropout=0.1"]
-    assert names[2:] == ["lr=1", "lr=1", "own", "hidden_sizes=8,8"]
-    assert (
-        main(["--optimizer=Adam --optimizer.lr=0.1", "--optimizer=SGD", "--seeds", "1", *small])
-        == 0
-    )
+@pytest.mark.parametrize(
+    ("setting", "name"),
+    [
+        ("", "defaults"),
+        ("--model.penalty=l1 --model.penalty_weight 0.001", "penalty=l1-penalty_weight=0.001"),
+        ("--config C:\\my\\own.yaml --early_stopping null", "own-early_stopping=null"),
+        ('--model.hidden_sizes "[8, 8]"', "hidden_sizes=8,8"),
+        ("--trainer.callbacks+=mine.Mine --trainer.callbacks.a=../b", "Mine-a=b"),
+        ("--optimizer torch.optim.AdamW --lr_scheduler 'a:b?'", "optimizer=AdamW-lr_scheduler=ab"),
+        (f"--model.dropout 0.{'1' * 50}", f"dropout=0.{'1' * 30}"),
+    ],
+)
+def test_names(setting, name):
+    assert compare.short_name(compare.words(setting)) == name
+
+
+def test_names_are_unique(small, no_figure, fits):
+    # on Windows, names that differ in the letters' case alone are one
+    settings = ["--config {}/mine.yaml".format, "--config {}/Mine.yaml".format]
+    for folder, dropout in (("a", 0.1), ("b", 0.2)):
+        Path(folder).mkdir()
+        for name in ("mine.yaml", "Mine.yaml"):
+            Path(folder, name).write_text(f"model: {{dropout: {dropout}}}")
+    command = [settings[0]("a"), settings[1]("b"), "--seeds", "1", *small]
+    assert main(command) == 0
+    assert [fit.name.rpartition("-seed")[0] for fit in fits] == ["mine", "Mine-2"]
 
 
 @pytest.mark.slow

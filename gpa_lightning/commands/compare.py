@@ -321,7 +321,12 @@ def short_name(words: Sequence[str]) -> str:
 
 
 def _unique(name: str, taken: Mapping[str, Any]) -> str:
-    """Number a name that there is already, in letters of whichever case."""
+    """Number a name that there is already, in letters of whichever case.
+
+    Example:
+        >>> _unique("Mine", {"mine": 1, "other": 2})
+        'Mine-2'
+    """
     lower = {each.lower() for each in taken}
     number = 1
     while (numbered := name if number == 1 else f"{name}-{number}").lower() in lower:

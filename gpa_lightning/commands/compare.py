@@ -266,19 +266,19 @@ def _train(
         for name, (config, table, code) in parsed.items()
     }
     every = [each for part in runs.values() for each in part]
-    _forget_failures(output / "runs", every, settings)
+    _forget_failures(every, settings)
     outcomes = iter(perform(output.name, every, settings))
     compared = {name: [next(outcomes) for _ in part] for name, part in runs.items()}
     described = dict(zip(parsed, given, strict=True))
     return Settings(data, output=output), Comparison(compared, described)
 
 
-def _forget_failures(folder: Path, runs: Sequence[Run], settings: Settings) -> None:
+def _forget_failures(runs: Sequence[Run], settings: Settings) -> None:
     """Let runs be done again that have failed, perhaps for want of memory."""
     for each in runs:
-        path = folder / f"{each.name}-{each.key(settings)}" / OUTCOME
-        if path.exists() and "error" in json.loads(path.read_text()):
-            path.unlink()
+        for path in settings.output.glob(f"*/runs/*-{each.key(settings)}/{OUTCOME}"):
+            if "error" in json.loads(path.read_text()):
+                path.unlink()
 
 
 def _code(config: Mapping[str, Any]) -> str:
@@ -362,7 +362,7 @@ def _setting(folder: Path) -> str:
             config.pop(name, None)
         config["data"]["seed"] = None
         for name in ("logger", "default_root_dir"):
-            config["trainer"].pop(name)
+            config["trainer"].pop(name, None)
     except (OSError, yaml.YAMLError, TypeError, KeyError, AttributeError):
         return str(folder)
     return json.dumps(config, sort_keys=True)
@@ -376,7 +376,9 @@ def _outcome(folder: Path) -> Outcome:
         )
     try:
         outcome: Outcome = json.loads((folder / OUTCOME).read_text())
-        return outcome
+        if isinstance(outcome, dict) and {"test_loss", "error"} & outcome.keys():
+            return outcome
+        raise ValueError("it holds no run's outcome")
     except FileNotFoundError:
         pass
     except (OSError, ValueError) as error:

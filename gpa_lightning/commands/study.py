@@ -18,6 +18,7 @@ from gpa_lightning import GPADataModule
 from gpa_lightning.callbacks.divergence import DivergenceError
 from gpa_lightning.commands.refusal import refuse
 from gpa_lightning.data.table import DataError
+from gpa_lightning.resuming.checkpoint import CheckpointError
 from gpa_lightning.resuming.whole_file import OutputError
 from gpa_lightning.studies import STUDIES, Result, Settings
 from gpa_lightning.studies.page import save_page
@@ -75,6 +76,7 @@ def run_and_keep(program: Callable[[], int]) -> int:
         return program()
     except (
         ArgumentError,
+        CheckpointError,
         DataError,
         DivergenceError,
         MisconfigurationException,

@@ -149,10 +149,16 @@ class TestSettings:
             ["--from", "a-file"],
             ["--from", "."],
             ["--from", ".", "--max_epochs", "3"],
+            ["--from", "damaged"],
+            ["--from", "garbled"],
         ],
     )
     def test_a_mistake_is_one_line(self, mistake, workplace, capsys):
         Path("a-file").touch()
+        Path("damaged/checkpoints").mkdir(parents=True)
+        Path("damaged/checkpoints/last.ckpt").write_text("no checkpoint")
+        Path("garbled").mkdir()
+        Path("garbled/outcome.json").write_text("[]")
         assert main(mistake) == 2
         error = capsys.readouterr().err
         assert error.startswith("error: ")

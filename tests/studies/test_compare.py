@@ -290,7 +290,7 @@ def test_names(setting, name):
 def test_stopped_and_gone_on_with_in_two_processes(table, workplace, capfd):
     settings = ["--model.dropout 0", "--model.dropout 0.5", "--early_stopping null --max_epochs 30"]
     flags = ["--seeds", "3", "--data.path", str(table), "--accelerator", "cpu"]
-    command = [*settings, *flags, "--n_jobs", "2"]
+    command = [*settings, *flags, "--model.hidden_sizes", "[64]", "--n_jobs", "2"]
     process = subprocess.Popen(
         [sys.executable, str(PROJECT / "scripts/compare.py"), *command],
         stdout=subprocess.PIPE,

@@ -7,7 +7,7 @@ INSTALLED := .venv/.installed
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 8
 
 .DEFAULT_GOAL := help
-.PHONY: help train study results test test-all test-long lint format tensorboard clean
+.PHONY: help train compare study results test test-all test-long lint format tensorboard clean
 
 help: ## list what there is
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
@@ -41,6 +41,9 @@ lint: $(INSTALLED) ## check style and types
 format: $(INSTALLED) ## format the code
 	$(BIN)/ruff check --fix --quiet .
 	$(BIN)/ruff format --quiet .
+
+compare: $(INSTALLED) ## compare settings: make compare ARGS='"" "--model.dropout 0.5" --seeds 5'
+	$(BIN)/python scripts/compare.py $(ARGS)
 
 study: $(INSTALLED) ## reproduce the lecture's claims: make study ARGS="list", ARGS="polynomial"
 	$(BIN)/python scripts/study.py $(ARGS)

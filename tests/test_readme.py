@@ -13,6 +13,7 @@ from runs import PROJECT, run
 
 from gpa_lightning.commands import predict
 from gpa_lightning.commands.cli import main
+from gpa_lightning.commands.compare import main as compare
 from gpa_lightning.commands.study import main as study
 from gpa_lightning.commands.train import train
 
@@ -89,11 +90,11 @@ def test_several_processes(home):
     assert "sync_dist" not in result.stderr
 
 
-@pytest.mark.parametrize("program", [train, predict.main, study])
+@pytest.mark.parametrize("program", [train, predict.main, study, compare])
 def test_help_names_the_flags(program, capsys):
     with pytest.raises(SystemExit, match="0"):
         program(["--help"])
-    flags = {train: "--data.path", predict.main: "--ckpt_path", study: "--seeds"}
+    flags = {train: "--data.path", predict.main: "--ckpt_path", study: "--seeds", compare: "--from"}
     assert flags[program] in capsys.readouterr().out
 
 

@@ -45,9 +45,9 @@ def written_out(args: Sequence[str]) -> list[str]:
 def _configuration(name: str) -> str:
     """Return what to parse in the place of a recipe's name, or of a file of an earlier version."""
     recipe = RECIPES / f"{name}.yaml"
-    if recipe.is_file() and not Path(name).exists():
-        return str(recipe)
     try:
+        if recipe.is_file() and not Path(name).exists():
+            return str(recipe)
         text = Path(name).read_text(encoding="utf-8")
         for old, new in _MOVED_CLASSES.items():
             text = text.replace(old, new)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
 
 LENGTH = 80
 """Characters of a name at most; Windows takes 260 for a whole path."""
@@ -63,17 +63,19 @@ def short_name(words: Sequence[str]) -> str:
         names = flag.split(".")
         if names[-1] in _MACHINE or names[0] in _MACHINE or "logger" in names:
             continue
-        if _CLASS_PATH.fullmatch(value):
-            value = value.rpartition(".")[2] if not re.fullmatch(r"[\d.]+", value) else value
+        if re.search(r"[/\\]", value):
+            value = PureWindowsPath(value).stem  # which takes both kinds of slashes
+        elif _CLASS_PATH.fullmatch(value):
+            value = value.rpartition(".")[2]
         if names[-1] in ("config", "c", "callbacks"):
-            parts[f"{flag} {value}"] = Path(value).stem
+            parts[f"{flag} {value}"] = value.removesuffix(".yaml")
         else:
             parts[flag] = f"{names[-1]}={value}" if value else names[-1]
     kept: list[str] = []
     for part in (re.sub(r"[^\w.=,+-]", "", each) for each in parts.values()):
-        if len("-".join([*kept, part])) > LENGTH - len("-etc"):
+        if kept and len("-".join([*kept, part])) > LENGTH - len("-etc"):
             return "-".join([*kept, "etc"])
-        kept.append(part)
+        kept.append(part[: LENGTH - len("-etc")])
     return "-".join(kept).rstrip(".")  # Windows takes no name that ends in one
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from argparse import ArgumentError
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -18,6 +18,7 @@ from gpa_lightning import GPADataModule
 from gpa_lightning.callbacks.divergence import DivergenceError
 from gpa_lightning.commands.refusal import refuse
 from gpa_lightning.data.table import DataError
+from gpa_lightning.resuming.checkpoint import CheckpointError
 from gpa_lightning.resuming.whole_file import OutputError
 from gpa_lightning.studies import STUDIES, Result, Settings
 from gpa_lightning.studies.page import save_page
@@ -36,28 +37,46 @@ def main(args: Sequence[str] | None = None) -> int:
     Returns:
         The exit code: 0, 2 for a mistake that the user can mend, 130 if stopped by Ctrl-C.
     """
+    return run_and_keep(lambda: _main(args))
+
+
+def _main(args: Sequence[str] | None) -> int:
     console = Console(soft_wrap=True, highlight=False)
+    config = _parser().parse_args(args)
+    settings = Settings(
+        config.data.as_dict(),
+        config.accelerator,
+        [int(seed) for seed in config.seeds],  # plain, as checkpoints will hold them
+        Path(config.output),
+        config.quick,
+        config.n_jobs,
+        config.dask,
+    )
+    if config.name == "list":
+        for name, study in STUDIES.items():
+            console.print(f"{name:<18} {_first_line(study.__module__)}")
+    elif config.name == "all":
+        results = [_study(name, settings, console) for name in STUDIES]
+        console.print(f"the whole lecture: {save_page(results, settings)}")
+    else:
+        _study(config.name, settings, console)
+    return 0
+
+
+def run_and_keep(program: Callable[[], int]) -> int:
+    """Run a program of which a second call goes on where the first was stopped.
+
+    Args:
+        program: Returns the exit code.
+
+    Returns:
+        That, or 2 for a mistake that the user can mend, or 130 if stopped by Ctrl-C.
+    """
     try:
-        config = _parser().parse_args(args)
-        settings = Settings(
-            config.data.as_dict(),
-            config.accelerator,
-            [int(seed) for seed in config.seeds],  # plain, as checkpoints will hold them
-            Path(config.output),
-            config.quick,
-            config.n_jobs,
-            config.dask,
-        )
-        if config.name == "list":
-            for name, study in STUDIES.items():
-                console.print(f"{name:<18} {_first_line(study.__module__)}")
-        elif config.name == "all":
-            results = [_study(name, settings, console) for name in STUDIES]
-            console.print(f"the whole lecture: {save_page(results, settings)}")
-        else:
-            _study(config.name, settings, console)
+        return program()
     except (
         ArgumentError,
+        CheckpointError,
         DataError,
         DivergenceError,
         MisconfigurationException,
@@ -66,9 +85,8 @@ def main(args: Sequence[str] | None = None) -> int:
     ) as error:
         return refuse(error)
     except KeyboardInterrupt:
-        console.print("stopped; the same command goes on from here")
+        Console().print("stopped; the same command goes on from here")
         return STOPPED
-    return 0
 
 
 def _study(name: str, settings: Settings, console: Console) -> Result:

@@ -40,6 +40,7 @@ class FitReport:
         checkpoint: Path of the best checkpoint, or empty.
         monitor: The metric that the best checkpoint is best in, or None for the latest.
         best: The lowest value of it.
+        log_dir: Folder of the run, or None.
         tensorboard: Folder of TensorBoard's runs, or None without such a logger.
         seconds: How long it took.
         device: Where.
@@ -53,6 +54,7 @@ class FitReport:
     checkpoint: str
     monitor: str | None
     best: float | None
+    log_dir: str | None
     tensorboard: str | None
     seconds: float
     device: torch.device
@@ -77,6 +79,7 @@ class FitReport:
             checkpoint=checkpoint.best_model_path if checkpoint else "",
             monitor=checkpoint.monitor if checkpoint else None,
             best=None if score is None else score.item(),
+            log_dir=trainer.log_dir,
             tensorboard=next((each.save_dir for each in tensorboard_loggers(trainer)), None),
             seconds=seconds,
             device=trainer.strategy.root_device,
@@ -108,11 +111,27 @@ def _mse(network: nn.Module, dataset: TableDataset) -> float:
     return sum(errors) / len(dataset)
 
 
-def print_summary(fitted: FitReport, model: GPARegressor, data: GPADataModule) -> None:
+def final_losses(model: GPARegressor, data: GPADataModule) -> dict[str, float]:
+    """Compute the MSE on each set, in evaluation mode.
+
+    Args:
+        model: The tested model.
+        data: Its data.
+
+    Returns:
+        The MSE on the ``training``, the ``validation`` and the ``test`` set.
+    """
+    return {name: _mse(model.network, data.dataset(name)) for name in data.rows}
+
+
+def print_summary(
+    fitted: FitReport, losses: dict[str, float], model: GPARegressor, data: GPADataModule
+) -> None:
     """Print what was trained, on what, and how good it is.
 
     Args:
         fitted: How the fit went.
+        losses: The MSE on each set.
         model: The tested model.
         data: Its data.
     """
@@ -137,8 +156,7 @@ def print_summary(fitted: FitReport, model: GPARegressor, data: GPADataModule) -
         tested = f"best {fitted.monitor}"
         where = position_of(read_checkpoint(fitted.checkpoint))
         lines.append(("best epoch", f"{where} ({fitted.monitor} {fitted.best:.4f})"))
-    for name in data.rows:
-        loss = _mse(model.network, data.dataset(name))
+    for name, loss in losses.items():
         lines.append((f"{name} MSE", f"{loss:.4f}  ({tested})"))
     for predictor, loss in baseline_losses(data).items():
         lines.append((f"  {predictor}", f"{loss:.4f}  (test MSE, for comparison)"))

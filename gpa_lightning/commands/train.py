@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Sequence
+from pathlib import Path
 
 from lightning.pytorch.callbacks import WeightAveraging
 from lightning.pytorch.cli import LightningArgumentParser
@@ -11,7 +13,9 @@ from lightning.pytorch.cli import LightningArgumentParser
 from gpa_lightning.commands.arguments import SHORT_FLAGS
 from gpa_lightning.commands.cli import GPALightningCLI
 from gpa_lightning.commands.exit_codes import run
-from gpa_lightning.commands.summary import FitReport, print_summary
+from gpa_lightning.commands.outcome import OUTCOME, outcome_of
+from gpa_lightning.commands.summary import FitReport, final_losses, print_summary
+from gpa_lightning.resuming.whole_file import whole_file
 
 DESCRIPTION = f"""Train the network on the GPA data, test the best checkpoint, and print a summary.
 --{", --".join(SHORT_FLAGS)} are short for --trainer.{SHORT_FLAGS[0]} and so on."""
@@ -47,6 +51,24 @@ def _train(args: Sequence[str]) -> None:
     cli = TrainCLI(
         args, run=False, parser_kwargs={"exit_on_error": False, "description": DESCRIPTION}
     )
+    fitted = fit_and_test(cli)
+    if cli.trainer.is_global_zero:
+        losses = final_losses(cli.model, cli.datamodule)
+        print_summary(fitted, losses, cli.model, cli.datamodule)
+        if cli.trainer.loggers and fitted.log_dir:
+            with whole_file(Path(fitted.log_dir) / OUTCOME, overwrite=True) as file:
+                file.write_text(json.dumps(outcome_of(cli, fitted, losses)))
+
+
+def fit_and_test(cli: TrainCLI) -> FitReport:
+    """Fit, and test the best checkpoint, whose weights the model is left with.
+
+    Args:
+        cli: A parsed command line.
+
+    Returns:
+        How the fit went.
+    """
     trainer, model, data = cli.trainer, cli.model, cli.datamodule
     started = time.perf_counter()
     trainer.fit(model, datamodule=data, ckpt_path=cli.config.ckpt_path, weights_only=True)
@@ -57,5 +79,4 @@ def _train(args: Sequence[str]) -> None:
     callbacks[:] = [each for each in callbacks if not isinstance(each, WeightAveraging)]
     best = {"ckpt_path": "best", "weights_only": True} if fitted.checkpoint else {"model": model}
     trainer.test(datamodule=data, verbose=False, **best)
-    if trainer.is_global_zero:
-        print_summary(fitted, model, data)
+    return fitted

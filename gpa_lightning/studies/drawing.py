@@ -36,9 +36,15 @@ def new_axes(titles: tuple[str, ...] = ("",), **labels: Any) -> tuple[Figure, li
 
 
 def draw_band(
-    axes: Axes, table: pd.DataFrame, x: str, y: str, style: Mapping[str, Any], **more: Any
+    axes: Axes,
+    table: pd.DataFrame,
+    x: str,
+    y: str,
+    style: Mapping[str, Any],
+    middle: str = "median",
+    **more: Any,
 ) -> None:
-    """Draw the median over the runs, and a band from the lowest to the highest.
+    """Draw the middle of the runs, and a band from the lowest to the highest.
 
     Args:
         axes: Axes to draw on.
@@ -46,9 +52,10 @@ def draw_band(
         x: Name of the column to draw over.
         y: Name of the column to draw.
         style: Properties of the line.
+        middle: ``median`` or ``mean``.
         more: Further properties of the line, such as its label.
     """
     runs = table.groupby(x)[y]
-    middle = runs.median()
-    axes.plot(middle.index, middle, **{"markersize": 3.5, **style, **more})
-    axes.fill_between(middle.index, runs.min(), runs.max(), color=style["color"], alpha=0.15, lw=0)
+    line = runs.agg(middle)
+    axes.plot(line.index, line, **{"markersize": 3.5, **style, **more})
+    axes.fill_between(line.index, runs.min(), runs.max(), color=style["color"], alpha=0.15, lw=0)

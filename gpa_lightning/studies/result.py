@@ -16,6 +16,7 @@ from matplotlib.figure import Figure
 from matplotlib.image import imread
 from torch.utils.tensorboard import SummaryWriter
 
+from gpa_lightning.data.table import Provenance
 from gpa_lightning.hardware import graphics_processor, processor, versions
 from gpa_lightning.resuming.checkpoint import VERSION
 from gpa_lightning.resuming.whole_file import OutputError, whole_file
@@ -88,26 +89,9 @@ class Result:
             OutputError: If they cannot be written.
         """
         folder = settings.output / self.name
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise OutputError(f"{folder}: {error.strerror or error}") from error
         if settings.quick:
             self.figure.suptitle(QUICK, fontsize="small")
-        with ExitStack() as files:
-
-            def new(name: str) -> Path:
-                return files.enter_context(whole_file(folder / name, overwrite=True))
-
-            self.figure.savefig(new("figure.png"), dpi=150)
-            with rc_context({"svg.hashsalt": self.name}):  # the same figure, the same file
-                self.figure.savefig(new("figure.svg"), metadata={"Date": None})
-            self.table.to_csv(new("results.csv"), index=False)
-            new("report.md").write_text(self.report(settings), encoding="utf-8")
-        for old in folder.glob("events.out.tfevents.*"):
-            old.unlink()
-        with SummaryWriter(str(folder)) as writer:
-            writer.add_image(self.name, imread(folder / "figure.png"), dataformats="HWC")
+        save(folder, self.figure, self.table, self.report(settings))
         return folder
 
     def report(self, settings: Settings) -> str:
@@ -120,23 +104,69 @@ class Result:
             f"- **{verdict}**: {claim.text}  \n  {claim.numbers}"
             for verdict, claim in self.verdicts(settings)
         ]
-        parts += ["## Numbers", _markdown(self.summary), "Every number: [results.csv](results.csv)"]
+        parts += [
+            "## Numbers",
+            markdown_table(self.summary),
+            "Every number: [results.csv](results.csv)",
+        ]
         parts += ["## Made with", "\n".join(f"- {line}" for line in self._made_with(settings))]
         return "\n\n".join(parts) + "\n"
 
     def _made_with(self, settings: Settings) -> Iterator[str]:
         """Yield lines that say what it comes from: data, seeds, versions, hardware."""
         if self.uses_data:
-            table = settings.provenance
-            kind = "SYNTHETIC, no real students" if table.kind == "synthetic" else table.kind
-            is_file = table.kind in ("file", "cache")
-            where = Path(table.location).name if is_file else table.location
-            yield f"data: {kind}: {where}, {table.rows:,} rows, SHA-256 {table.sha256}"
+            yield f"data: {describe_table(settings.provenance)}"
         yield f"seeds: {', '.join(map(str, settings.repetitions))}"
         yield f"command: scripts/study.py {self.name}{' --quick' if settings.quick else ''}"
-        yield f"versions: gpa-lightning {VERSION}, {versions(PACKAGES)}"
-        gpu = f"; {graphics_processor()}" if settings.device == "gpu" else ""
-        yield f"hardware: {processor()}, {os.cpu_count()} cores, {platform.system()}{gpu}"
+        yield from versions_and_hardware(settings)
+
+
+def save(folder: Path, figure: Figure, table: pd.DataFrame, report: str) -> None:
+    """Write a figure, a table and a report into a folder, all of them or none.
+
+    Args:
+        folder: Folder that gets ``figure.png``, ``figure.svg``, ``results.csv``, ``report.md``, and
+            an event file with the figure for TensorBoard under the folder's name.
+        figure: The figure.
+        table: The table.
+        report: The report, as Markdown.
+
+    Raises:
+        OutputError: If they cannot be written.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(f"{folder}: {error.strerror or error}") from error
+    with ExitStack() as files:
+
+        def new(name: str) -> Path:
+            return files.enter_context(whole_file(folder / name, overwrite=True))
+
+        figure.savefig(new("figure.png"), dpi=150)
+        with rc_context({"svg.hashsalt": folder.name}):  # the same figure, the same file
+            figure.savefig(new("figure.svg"), metadata={"Date": None})
+        table.to_csv(new("results.csv"), index=False)
+        new("report.md").write_text(report, encoding="utf-8")
+    for old in folder.glob("events.out.tfevents.*"):
+        old.unlink()
+    with SummaryWriter(str(folder)) as writer:
+        writer.add_image(folder.name, imread(folder / "figure.png"), dataformats="HWC")
+
+
+def describe_table(table: Provenance) -> str:
+    """Say which table it is, without the folders of this machine."""
+    kind = "SYNTHETIC, no real students" if table.kind == "synthetic" else table.kind
+    is_file = table.kind in ("file", "cache")
+    where = Path(table.location).name if is_file else table.location
+    return f"{kind}: {where}, {table.rows:,} rows, SHA-256 {table.sha256}"
+
+
+def versions_and_hardware(settings: Settings) -> Iterator[str]:
+    """Yield a line on the versions, and one on the hardware."""
+    yield f"versions: gpa-lightning {VERSION}, {versions(PACKAGES)}"
+    gpu = f"; {graphics_processor()}" if settings.device == "gpu" else ""
+    yield f"hardware: {processor()}, {os.cpu_count()} cores, {platform.system()}{gpu}"
 
 
 def _cell(value: Any) -> str:
@@ -148,7 +178,8 @@ def _cell(value: Any) -> str:
     return value if isinstance(value, str) else str(int(value))
 
 
-def _markdown(table: pd.DataFrame) -> str:
+def markdown_table(table: pd.DataFrame) -> str:
+    """Write a table as Markdown."""
     rows = [table.columns, ["---"] * table.shape[1], *table.itertuples(index=False)]
     cells = [[_cell(value).replace("|", "/") for value in row] for row in rows]
     return "\n".join(f"| {' | '.join(row)} |" for row in cells)

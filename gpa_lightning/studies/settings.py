@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -15,6 +16,18 @@ from gpa_lightning import GPADataModule
 from gpa_lightning.data.table import DataError, Provenance
 
 OUTPUT = Path("lightning_logs/studies")
+
+
+@contextmanager
+def without_advice() -> Iterator[None]:
+    """Withhold the data module's advice: a study says by itself where the test set is used."""
+    log = logging.getLogger("gpa_lightning.data.datamodule")
+    level = log.level
+    log.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        log.setLevel(level)
 
 
 @dataclass(frozen=True)
@@ -85,13 +98,8 @@ class Settings:
             own: Further arguments of the data module.
         """
         data = kind(**{**self._data[0], "seed": seed, **own})
-        log = logging.getLogger("gpa_lightning.data.datamodule")
-        level = log.level
-        log.setLevel(logging.ERROR)  # a study says by itself where the test set is used
-        try:
+        with without_advice():
             data.setup()
-        finally:
-            log.setLevel(level)
         if data.provenance.sha256 != self.provenance.sha256:
             raise DataError(
                 f"{data.provenance.location}: is not the table that the study began with; "

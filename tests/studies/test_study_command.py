@@ -11,7 +11,6 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import torch
-from lightning.pytorch import Trainer
 from matplotlib.image import imread
 from runs import PROJECT
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -26,20 +25,6 @@ NAMES = list(STUDIES)
 def quick(table: Path, tmp_path: Path) -> list[str]:
     flags = ["--quick", "--accelerator", "cpu", "--data.path", str(table)]
     return [*flags, "--output", str(tmp_path)]
-
-
-@pytest.fixture
-def fits(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
-    """The folder of each training that is done, in the order of doing."""
-    done: list[Path] = []
-    fit = Trainer.fit
-
-    def counted(trainer: Trainer, *args: object, **kwargs: object) -> None:
-        fit(trainer, *args, **kwargs)
-        done.append(Path(trainer.log_dir))
-
-    monkeypatch.setattr(Trainer, "fit", counted)
-    return done
 
 
 @pytest.mark.parametrize("name", NAMES)

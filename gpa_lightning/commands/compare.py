@@ -1,0 +1,371 @@
+"""``scripts/compare.py``: several settings of ``scripts/train.py`` on the same seeds."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import pydoc
+import re
+import shlex
+import sys
+from argparse import ArgumentError, ArgumentParser, Namespace
+from collections.abc import Mapping, Sequence
+from itertools import takewhile
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import yaml
+from jsonargparse.typing import PositiveInt
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch import Trainer
+from lightning.pytorch.callbacks import ProgressBar
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+import gpa_lightning
+from gpa_lightning.callbacks import LossCurves
+from gpa_lightning.commands.cli import LOGS
+from gpa_lightning.commands.outcome import OUTCOME, outcome_of
+from gpa_lightning.commands.quiet import quieten_third_parties
+from gpa_lightning.commands.run_names import short_name
+from gpa_lightning.commands.study import run_and_keep
+from gpa_lightning.commands.summary import final_losses
+from gpa_lightning.commands.train import TrainCLI, fit_and_test
+from gpa_lightning.data.table import DataError
+from gpa_lightning.resuming.checkpoint import CheckpointError, read_checkpoint
+from gpa_lightning.studies.comparison import Comparison
+from gpa_lightning.studies.runs import Outcome, Run, perform
+from gpa_lightning.studies.settings import Settings, without_advice
+
+DESCRIPTION = """Train several settings on the same seeds, and compare them. A setting is a string
+of flags of train.py in quotes ("" for none), the first is what the others are compared with. Flags
+behind the settings that are not listed here go to all of them. Finished runs are kept: a comparison
+that was stopped goes on where it was."""
+
+
+class SettingCLI(TrainCLI):
+    """The command line of a setting: one process, no progress bar, and a folder of the study's.
+
+    Args:
+        args: The command line, without the program's name.
+        folder: Folder of the run, where there is to be one.
+    """
+
+    def __init__(self, args: Sequence[str], folder: Path | None = None) -> None:
+        self.folder = folder
+        super().__init__(args, run=False, parser_kwargs={"exit_on_error": False})
+
+    def before_instantiate_classes(self) -> None:
+        """Refuse what would mix the runs up, and let each stay in its folder."""
+        trainer = self.config.trainer
+        if self.config.ckpt_path:
+            raise ArgumentError(None, "--ckpt_path: each run starts anew; leave it out")
+        if (self.config.checkpoint or {}).get("init_args", {}).get("dirpath"):
+            raise ArgumentError(None, "--checkpoint.dirpath: each run has its own; leave it out")
+        super().before_instantiate_classes()
+        if trainer.devices == "auto":
+            trainer.devices = 1
+        if self.folder is None:
+            return
+        trainer.default_root_dir = str(self.folder)
+        loggers = trainer.logger if isinstance(trainer.logger, list) else [trainer.logger]
+        for logger in loggers:
+            if str(getattr(logger, "class_path", "")).endswith(("TensorBoardLogger", "CSVLogger")):
+                logger.init_args.save_dir = str(self.folder.parent)
+                logger.init_args.name, logger.init_args.version = "", self.folder.name
+
+    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+        """Build the Trainer without a progress bar, which the study has, and with loss curves."""
+        trainer = super().instantiate_trainer(**kwargs)
+        callbacks = trainer.callbacks  # type: ignore[attr-defined]
+        callbacks[:] = [each for each in callbacks if not isinstance(each, ProgressBar)]
+        if not any(isinstance(each, LossCurves) for each in callbacks):
+            callbacks.append(LossCurves())
+        if trainer.world_size > 1:
+            raise ArgumentError(
+                None, "a comparison trains each run in one process: leave out --devices"
+            )
+        return trainer
+
+
+def run(
+    settings: Settings, folder: Path, seed: int, config: dict[str, Any], table: str, code: str
+) -> Outcome:
+    """Train once with a setting.
+
+    Args:
+        settings: Settings of the study.
+        folder: Folder of the run.
+        seed: Seed of the split, the initial weights and the shuffling.
+        config: Value of every flag.
+        table: SHA-256 of the table that the comparison began with.
+        code: What names the code that it began with.
+
+    Returns:
+        The outcome, or an ``error``.
+    """
+    quieten_third_parties()
+    try:
+        flags = ["--config", json.dumps(config), "--seed_everything", str(seed)]
+        with without_advice():
+            cli = SettingCLI(flags, folder)
+            if cli.datamodule.provenance.sha256 != table:
+                raise DataError(f"{cli.datamodule.provenance.location}: has changed meanwhile")
+            fitted = fit_and_test(cli)
+            return outcome_of(cli, fitted, final_losses(cli.model, cli.datamodule))
+    except Exception as error:  # a callback of the user's can raise anything
+        reason = " ".join(str(error).split()) or type(error).__name__
+        return {"seed": seed, "error": f"failed: {reason}"}
+
+
+def main(args: Sequence[str] | None = None) -> int:
+    """Run ``scripts/compare.py``.
+
+    Args:
+        args: Command line without the program's name; by default that of the process.
+
+    Returns:
+        The exit code: 0, 2 for a mistake that the user can mend, 130 if stopped by Ctrl-C.
+    """
+    quieten_third_parties()
+    return run_and_keep(lambda: _main(sys.argv[1:] if args is None else args))
+
+
+def _main(args: Sequence[str]) -> int:
+    own, others = _parser().parse_known_args(args)
+    given, shared = _split(others)
+    if bool(given) == bool(own.runs):
+        raise ArgumentError(None, "give settings in quotes, or finished runs after --from")
+    if own.runs:
+        if shared:
+            raise ArgumentError(None, f"--from trains nothing, so it takes no {shared[0]}")
+        settings = Settings(output=own.output)
+        comparison = _read(own.runs)
+    else:
+        settings, comparison = _train(given, shared, own)
+    table = comparison.table
+    comparison.save(settings, f"scripts/compare.py {shlex.join(args)}")
+    console = Console(soft_wrap=True, highlight=False)
+    against = [table.columns[0], *table.columns[-3:-1]]  # more columns than a terminal is wide
+    for columns in (table.columns.drop(against[1:]), against):
+        Console(highlight=False).print(_rich(table[columns]))
+    for note in comparison.notes:
+        console.print(escape(note), style="bold red" if "SYNTHETIC" in note else None)
+    console.print(f"saved in {own.output}; curves: tensorboard --logdir {own.output}")
+    return 0 if table["test loss"].any() else 2
+
+
+def _rich(table: pd.DataFrame) -> Table:
+    rich = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    for column in table:
+        numbers = column not in ("setting", "the seeds")
+        rich.add_column(escape(column), justify="right" if numbers else "left", overflow="fold")
+    for row in table.itertuples(index=False):
+        rich.add_row(*map(escape, row))
+    return rich
+
+
+def _parser() -> ArgumentParser:
+    parser = ArgumentParser(
+        "compare.py",
+        usage='%(prog)s "FLAGS" "FLAGS" ... [options] [flags of train.py for all]\n'
+        "       %(prog)s --from RUN RUN ... [--output FOLDER]",
+        description=DESCRIPTION,
+        exit_on_error=False,
+        allow_abbrev=False,
+    )
+    add = parser.add_argument
+    add("--seeds", type=PositiveInt, default=5, help="Number of seeds, from 0 on (default: 5).")
+    add(
+        "--from",
+        dest="runs",
+        nargs="+",
+        type=Path,
+        metavar="RUN",
+        help="Compare these folders of finished runs instead.",
+    )
+    add(
+        "--output",
+        type=Path,
+        default=Path(LOGS, "compare"),
+        help="Folder for runs, table, figure and report (default: %(default)s).",
+    )
+    add("--n_jobs", type=_jobs, default=1, help="Runs at a time; -1: one a core (default: 1).")
+    add("--dask", metavar="ADDRESS", help="Scheduler of a Dask cluster, which then does the runs.")
+    return parser
+
+
+def _jobs(text: str) -> int:
+    return -1 if text == "-1" else int(PositiveInt(text))
+
+
+def _split(args: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Tell settings, each a string of flags, from the flags behind them.
+
+    Example:
+        >>> _split(["", "--model.dropout 0.2", "--early_stopping=null", "--max_epochs", "3"])
+        (['', '--model.dropout 0.2', '--early_stopping=null'], ['--max_epochs', '3'])
+    """
+    settings = list(takewhile(lambda each: not each or re.search(r"[\s=]", each), args))
+    return settings, list(args[len(settings) :])
+
+
+def words(setting: str) -> list[str]:
+    """Split a setting into words as a shell does, but leave Windows' backslashes alone."""
+    lexer = shlex.shlex(setting, posix=True)
+    lexer.whitespace_split, lexer.commenters, lexer.escape = True, "", ""
+    return list(lexer)
+
+
+def _train(
+    given: Sequence[str], shared: Sequence[str], own: Namespace
+) -> tuple[Settings, Comparison]:
+    """Parse all settings, then train each with each seed."""
+    parsed: dict[str, tuple[dict[str, Any], str, str]] = {}
+    first: SettingCLI | None = None
+    for setting in given:
+        try:
+            flags = words(setting)
+            if any(word.startswith("--seed_everything") for word in [*flags, *shared]):
+                raise ArgumentError(None, "--seed_everything: --seeds gives the seeds")
+            cli = SettingCLI([*shared, *flags, "--seed_everything", "0"])
+            config = yaml.safe_load(cli.parser.dump(cli.config, skip_none=False))
+            provenance = cli.datamodule.provenance
+        except (
+            ArgumentError,
+            CheckpointError,
+            DataError,
+            MisconfigurationException,
+            ValueError,  # shlex's, of a quotation mark too few
+        ) as error:
+            raise ArgumentError(None, f'setting "{setting}": {error}') from error
+        config["data"].update(provenance.arguments)  # so that all runs get one table
+        same = [name for name, (other, *_) in parsed.items() if other == config]
+        if same:
+            raise ArgumentError(None, f'setting "{setting}": is the same as {same[0]}')
+        parsed[_unique(short_name(flags) or "defaults", parsed)] = (
+            config,
+            provenance.sha256,
+            _code(config),
+        )
+        first = first or cli
+    assert first is not None
+    output = own.output.absolute()
+    data = {**first.datamodule.provenance.arguments, "test_size": first.datamodule.test_size}
+    settings = Settings(
+        data, seeds=range(own.seeds), output=output.parent, n_jobs=own.n_jobs, dask=own.dask
+    )
+    runs = {
+        name: [
+            Run(
+                f"{name}-seed-{seed}",
+                run,
+                {"seed": seed, "config": config, "table": table, "code": code},
+            )
+            for seed in range(own.seeds)
+        ]
+        for name, (config, table, code) in parsed.items()
+    }
+    every = [each for part in runs.values() for each in part]
+    _forget_failures(every, settings)
+    outcomes = iter(perform(output.name, every, settings))
+    compared = {name: [next(outcomes) for _ in part] for name, part in runs.items()}
+    described = dict(zip(parsed, given, strict=True))
+    return Settings(data, output=output), Comparison(compared, described)
+
+
+def _forget_failures(runs: Sequence[Run], settings: Settings) -> None:
+    """Let runs be done again that have failed, perhaps for want of memory."""
+    for each in runs:
+        for path in settings.output.glob(f"*/runs/*-{each.key(settings)}/{OUTCOME}"):
+            if "error" in json.loads(path.read_text()):
+                path.unlink()
+
+
+def _code(config: Mapping[str, Any]) -> str:
+    """Name the code that a setting trains with: this package's, and classes of the user's own."""
+    paths = re.findall(r'"class_path": "([\w.]+)"', json.dumps(config))
+    classes = [kind for path in paths for kind in getattr(pydoc.locate(path), "__mro__", ())]
+    files = {getattr(sys.modules.get(kind.__module__), "__file__", None) for kind in classes}
+    package = Path(gpa_lightning.__file__).parent
+    sources = sorted({*package.rglob("*.py"), *(Path(file) for file in files if file)})
+    return hashlib.sha256(b"".join(path.read_bytes() for path in sources)).hexdigest()
+
+
+def _unique(name: str, taken: Mapping[str, Any]) -> str:
+    """Number a name that there is already, in letters of whichever case.
+
+    Example:
+        >>> _unique("Mine", {"mine": 1, "other": 2})
+        'Mine-2'
+    """
+    lower = {each.lower() for each in taken}
+    number = 1
+    while (numbered := name if number == 1 else f"{name}-{number}").lower() in lower:
+        number += 1
+    return numbered
+
+
+def _read(folders: Sequence[Path]) -> Comparison:
+    """Read finished runs; those that differ in nothing but their seeds are one setting."""
+    outcomes = {folder: _outcome(folder) for folder in folders}
+    groups: dict[str, list[Path]] = {}
+    for folder in outcomes:
+        groups.setdefault(_setting(folder), []).append(folder)
+    named: dict[str, list[Path]] = {}
+    for group in groups.values():
+        seeds = {json.dumps([outcomes[f].get(k) for k in ("seed", "split_seed")]) for f in group}
+        # the same flags and seed twice: what differs is not in the flags
+        for part in [group] if len(seeds) == len(group) else [[folder] for folder in group]:
+            kept = re.sub(r"^version_\d+-?|-?seed_everything=\d+", "", part[0].name)
+            kept = re.sub(r"-seed-\d+-[0-9a-f]{16}$", "", kept)
+            named[_unique(kept if len(group) == len(part) and kept else part[0].name, named)] = part
+    return Comparison(
+        {name: [outcomes[folder] for folder in part] for name, part in named.items()},
+        {name: " ".join(map(str, part)) for name, part in named.items()},
+    )
+
+
+def _setting(folder: Path) -> str:
+    """Return what a run's flags were, but for the seed and its folder."""
+    try:
+        config = yaml.safe_load((folder / "config.yaml").read_text("utf-8"))
+        for name in ("seed_everything", "ckpt_path"):
+            config.pop(name, None)
+        config["data"]["seed"] = None
+        for name in ("logger", "default_root_dir"):
+            config["trainer"].pop(name, None)
+    except (OSError, yaml.YAMLError, TypeError, KeyError, AttributeError):
+        return str(folder)
+    return json.dumps(config, sort_keys=True)
+
+
+def _outcome(folder: Path) -> Outcome:
+    """Read what a run came to, or as much as it has left."""
+    if not folder.is_dir():
+        raise ArgumentError(
+            None, f"--from {folder}: no such folder; give those of runs, {LOGS}/..."
+        )
+    try:
+        outcome: Outcome = json.loads((folder / OUTCOME).read_text())
+        if isinstance(outcome, dict) and {"test_loss", "error"} & outcome.keys():
+            return outcome
+        raise ValueError("it holds no run's outcome")
+    except FileNotFoundError:
+        pass
+    except (OSError, ValueError) as error:
+        raise ArgumentError(None, f"--from {folder}: {OUTCOME} cannot be read: {error}") from error
+    last = sorted(folder.glob("checkpoints/last*.ckpt"), key=lambda path: path.stat().st_mtime_ns)
+    if not last:
+        raise ArgumentError(None, f"--from {folder}: holds no run with {OUTCOME} or a checkpoint")
+    checkpoint = read_checkpoint(last[-1])
+    curves = checkpoint["callbacks"].get("LossCurves", {})
+    return {
+        "error": f"never tested: it has no {OUTCOME}",
+        "epochs": checkpoint["epoch"] + 1,
+        "training_curve": curves.get("training", []),
+        "validation_curve": curves.get("validation", []),
+    }

@@ -1,0 +1,40 @@
+"""``outcome.json``: what a run that has been tested came to, for comparing it with others."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Any
+
+from lightning.pytorch.cli import LightningCLI
+
+from gpa_lightning.commands.summary import FitReport
+
+OUTCOME = "outcome.json"
+
+
+def outcome_of(cli: LightningCLI, fitted: FitReport, losses: dict[str, float]) -> dict[str, Any]:
+    """Return what JSON can hold of a run.
+
+    Args:
+        cli: The command line that has fitted and tested.
+        fitted: How the fit went.
+        losses: The MSE on each set.
+
+    Returns:
+        The seed, the data and the split, the curves of the fit, and the losses of the weights that
+        were tested.
+    """
+    data = cli.datamodule
+    return {
+        "seed": cli.config.seed_everything,
+        "data": asdict(data.provenance),
+        "test_size": data.test_size,
+        "split_seed": data.seed,
+        "test_doubles_as_validation": data.val_size == 0,
+        "epochs": fitted.epochs,
+        "why_it_stopped": fitted.why_it_stopped,
+        "seconds": fitted.seconds,
+        "training_curve": fitted.training,
+        "validation_curve": fitted.validation,
+        **{f"{name}_loss": loss for name, loss in losses.items()},
+    }

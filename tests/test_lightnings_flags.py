@@ -1,0 +1,97 @@
+"""What Lightning documents for every project works in this one: its flags, finders and orders."""
+
+import re
+from pathlib import Path
+
+import pytest
+import torch
+from lightning.pytorch import Trainer, seed_everything
+from runs import weights
+from torch.utils.data import DataLoader, TensorDataset
+
+from gpa_lightning import GPADataModule, GPARegressor, default_callbacks
+from gpa_lightning.commands.train import train
+
+
+@pytest.fixture
+def data(table: Path, workplace: Path) -> list[str]:
+    """Flags for a small table, in an empty current folder."""
+    small = ["--model.hidden_sizes", "[16,8]", "--accelerator", "cpu", "--max_epochs", "2"]
+    return ["--data.path", str(table), *small]
+
+
+def trainer(*callbacks, **flags):
+    settings = {
+        "accelerator": "cpu",
+        "max_epochs": 2,
+        "logger": False,
+        "enable_checkpointing": False,
+        "enable_progress_bar": False,
+        "enable_model_summary": False,
+    }
+    return Trainer(**{**settings, **flags}, callbacks=list(callbacks))
+
+
+def regressor():
+    seed_everything(1)
+    return GPARegressor(hidden_sizes=(16, 8))
+
+
+def last_checkpoint(folder="lightning_logs/version_0"):
+    return torch.load(Path(folder) / "checkpoints/last.ckpt", weights_only=True)
+
+
+def assert_trained_alike(one, other):
+    for ours, theirs in zip(weights(one), weights(other), strict=True):
+        assert (ours == theirs).all()
+
+
+class TestOverfitBatches:
+    @pytest.mark.parametrize("batches", [1, 2, 99])
+    @pytest.mark.parametrize("workers", [0, 1])
+    def test_it_learns_those_batches_as_plain_lightning_does(self, batches, workers, table):
+        flags = {"overfit_batches": batches, "max_epochs": 3}
+        module = GPADataModule(path=str(table), batch_size=50, num_workers=workers)
+        ours = regressor()
+        fitted = trainer(*default_callbacks(), **flags)
+        fitted.fit(ours, datamodule=module)
+
+        def loader(name, rows, **settings):
+            return DataLoader(TensorDataset(*module.dataset(name).tensors), rows, **settings)
+
+        theirs = regressor()
+        plain = trainer(**flags)
+        plain.fit(theirs, loader("training", 50, shuffle=True), loader("validation", 2048))
+        assert_trained_alike(ours, theirs)
+        assert fitted.global_step == plain.global_step == 3 * min(batches, 7)
+        assert fitted.callback_metrics["train_loss"] == plain.callback_metrics["train_loss"]
+
+    def test_from_the_command_line(self, data):
+        assert train([*data, "--trainer.overfit_batches", "2", "--max_epochs", "40"]) == 0
+        assert last_checkpoint()["global_step"] == 80
+
+
+def test_a_loader_of_the_users_own_takes_row_by_row(table):
+    module = GPADataModule(path=str(table))
+    module.setup()
+    ours, theirs = regressor(), regressor()
+    for model, dataset in (
+        (ours, module.dataset("training")),
+        (theirs, TensorDataset(*module.dataset("training").tensors)),
+    ):
+        torch.manual_seed(0)
+        trainer().fit(model, DataLoader(dataset, batch_size=50, shuffle=True))
+    assert_trained_alike(ours, theirs)
+
+
+@pytest.mark.parametrize("precision", ["64-true", "64", "bf16-true", "bf16-mixed", "32"])
+def test_a_precision_is_that_of_the_summary_too(precision, data, capsys):
+    flags = ["--precision", precision, "--trainer.callbacks+=OverfittingMonitor"]
+    assert train([*data, *flags]) == 0
+    summary = capsys.readouterr().out
+    logged = float(re.search(r"best epoch .*val_loss (\S+)\)", summary)[1])
+    shown = float(re.search(r"validation MSE\s+(\S+)", summary)[1])
+    assert shown == pytest.approx(logged, rel=0.03 if "bf16" in precision else 1e-4)
+    dtypes = {"64": torch.float64, "bf16-true": torch.bfloat16}
+    weight = last_checkpoint()["state_dict"]["network.layers.fc1.weight"]
+    assert weight.dtype == dtypes.get(precision.replace("64-true", "64"), torch.float32)

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 from lightning.pytorch import Trainer, seed_everything
+from lightning.pytorch.tuner import Tuner
 from runs import weights
 from torch.utils.data import DataLoader, TensorDataset
 
@@ -95,3 +96,103 @@ def test_a_precision_is_that_of_the_summary_too(precision, data, capsys):
     dtypes = {"64": torch.float64, "bf16-true": torch.bfloat16}
     weight = last_checkpoint()["state_dict"]["network.layers.fc1.weight"]
     assert weight.dtype == dtypes.get(precision.replace("64-true", "64"), torch.float32)
+
+
+class TestFinders:
+    @pytest.mark.parametrize(("mode", "found"), [("power", 16), ("binsearch", 15)])
+    @pytest.mark.parametrize("callbacks", [default_callbacks, list])
+    def test_a_batch_size_that_is_found_is_that_of_the_loader(
+        self, callbacks, mode, found, table, workplace
+    ):
+        tuned, model, module = trainer(*callbacks()), regressor(), GPADataModule(path=str(table))
+        settings = {"mode": mode, "max_trials": 3, "init_val": 4}
+        assert Tuner(tuned).scale_batch_size(model, datamodule=module, **settings) == found
+        assert module.batch_size == module.hparams.batch_size == found
+        tuned.fit(model, datamodule=module)
+        assert len(next(iter(tuned.train_dataloader))[0]) == found
+        assert tuned.global_step == 2 * -(-343 // found)
+        expected = regressor()
+        trainer().fit(expected, datamodule=GPADataModule(path=str(table), batch_size=found))
+        assert_trained_alike(model, expected)
+        assert list(workplace.iterdir()) == []
+
+    def test_a_batch_size_by_flags(self, data, capsys):
+        flags = ["--trainer.callbacks+=BatchSizeFinder", "--trainer.callbacks.max_trials=4"]
+        assert train([*data, *flags]) == 0
+        checkpoint = last_checkpoint()
+        assert checkpoint["GPADataModule"]["split"]["batch_size"] == 16
+        assert checkpoint["global_step"] == 2 * 22
+        assert train([*data, *flags, "--data.batch_size", "full"]) == 2
+        assert "BatchSizeFinder begins with a number" in capsys.readouterr().err
+
+    @pytest.mark.parametrize("callbacks", [default_callbacks, list])
+    def test_a_learning_rate_that_is_found_is_that_of_the_optimiser(self, callbacks, table):
+        tuned, module = trainer(*callbacks()), GPADataModule(path=str(table), batch_size=10)
+        model = regressor()
+        finder = Tuner(tuned).lr_find(model, datamodule=module, num_training=30)
+        tuned.fit(model, datamodule=module)
+        found = finder.suggestion()
+        assert tuned.optimizers[0].param_groups[0]["lr"] == found == model.learning_rate
+        assert tuned.global_step == 70
+        expected = regressor()
+        expected.learning_rate = found
+        trainer().fit(expected, datamodule=GPADataModule(path=str(table), batch_size=10))
+        assert_trained_alike(model, expected)
+
+
+def validated_first(fitted, model, module):
+    fitted.validate(model, datamodule=module, verbose=False)
+    fitted.fit(model, datamodule=module)
+    fitted.validate(model, datamodule=module, verbose=False)
+
+
+def with_a_test_between_fits(fitted, model, module):
+    fitted.fit(model, datamodule=module)
+    fitted.test(model, datamodule=module, verbose=False)
+    fitted.predict(model, datamodule=module)
+    fitted.fit_loop.max_epochs = 4
+    fitted.fit(model, datamodule=module)
+
+
+def fitted_twice(fitted, model, module):
+    fitted.fit(model, datamodule=module)
+    fitted.fit(model, datamodule=module)
+
+
+def another_module_then(fitted, model, module):
+    fitted.fit(regressor(), datamodule=module)
+    fitted.fit_loop.max_epochs = 3
+    fitted.fit(model, datamodule=module)
+
+
+def another_trainer_first(fitted, model, module):
+    trainer(max_epochs=1).fit(model, datamodule=module)
+    trainer().test(model, datamodule=module, verbose=False)
+    fitted.fit(model, datamodule=module)
+    fitted.test(model, datamodule=module, verbose=False)
+
+
+def loaders_by_hand(fitted, model, module):
+    module.setup()
+    fitted.fit(model, module.train_dataloader(), module.val_dataloader())
+    fitted.test(model, module.test_dataloader(), verbose=False)
+
+
+ORDERS = (validated_first, with_a_test_between_fits, fitted_twice, another_module_then)
+ORDERS += (another_trainer_first, loaders_by_hand)
+
+
+@pytest.mark.parametrize("flags", [{}, {"inference_mode": False}, {"num_sanity_val_steps": 2}])
+@pytest.mark.parametrize("order", ORDERS)
+def test_whatever_is_called_in_whatever_order_gives_what_plain_lightning_gives(
+    order, flags, table
+):
+    done = []
+    for callbacks in (default_callbacks(), []):
+        fitted, model = trainer(*callbacks, **flags), regressor()
+        order(fitted, model, GPADataModule(path=str(table), batch_size=50))
+        metrics = {name: value.item() for name, value in fitted.callback_metrics.items()}
+        done.append((model, metrics, fitted.global_step, fitted.current_epoch))
+    (ours, *our_numbers), (theirs, *their_numbers) = done
+    assert_trained_alike(ours, theirs)
+    assert our_numbers == their_numbers

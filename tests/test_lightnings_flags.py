@@ -104,7 +104,7 @@ class TestFinders:
     def test_a_batch_size_that_is_found_is_that_of_the_loader(
         self, callbacks, mode, found, table, workplace
     ):
-        tuned, model, module = trainer(*callbacks()), regressor(), GPADataModule(path=str(table))
+        tuned, model, module = trainer(*callbacks()), regressor(), GPADataModule(path=str(table), seed=0)
         settings = {"mode": mode, "max_trials": 3, "init_val": 4}
         assert Tuner(tuned).scale_batch_size(model, datamodule=module, **settings) == found
         assert module.batch_size == module.hparams.batch_size == found
@@ -112,7 +112,7 @@ class TestFinders:
         assert len(next(iter(tuned.train_dataloader))[0]) == found
         assert tuned.global_step == 2 * -(-343 // found)
         expected = regressor()
-        trainer().fit(expected, datamodule=GPADataModule(path=str(table), batch_size=found))
+        trainer().fit(expected, datamodule=GPADataModule(path=str(table), batch_size=found, seed=0))
         assert_trained_alike(model, expected)
         assert list(workplace.iterdir()) == []
 
@@ -127,7 +127,7 @@ class TestFinders:
 
     @pytest.mark.parametrize("callbacks", [default_callbacks, list])
     def test_a_learning_rate_that_is_found_is_that_of_the_optimiser(self, callbacks, table):
-        tuned, module = trainer(*callbacks()), GPADataModule(path=str(table), batch_size=10)
+        tuned, module = trainer(*callbacks()), GPADataModule(path=str(table), batch_size=10, seed=0)
         model = regressor()
         finder = Tuner(tuned).lr_find(model, datamodule=module, num_training=30)
         tuned.fit(model, datamodule=module)
@@ -136,7 +136,7 @@ class TestFinders:
         assert tuned.global_step == 70
         expected = regressor()
         expected.learning_rate = found
-        trainer().fit(expected, datamodule=GPADataModule(path=str(table), batch_size=10))
+        trainer().fit(expected, datamodule=GPADataModule(path=str(table), batch_size=10, seed=0))
         assert_trained_alike(model, expected)
 
 

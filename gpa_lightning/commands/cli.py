@@ -25,6 +25,7 @@ from gpa_lightning.speed import FastTraining
 
 LOGS = "lightning_logs"
 LIGHTNINGS_WORDS = ("best", "last", "hpc")  # for checkpoints, in the place of a path
+STAY_IN_CHILDREN = ("ddp_fork", "ddp_notebook", "ddp_spawn")
 ARGUMENTS = tuple(signature(GPARegressor).parameters)
 
 # Each has a flag of its own, so that it can be changed, replaced, or switched off with `null`. They
@@ -141,8 +142,14 @@ class GPALightningCLI(LightningCLI):
             self.config = self.parser.parse_object(model, self.config)
 
     def before_instantiate_classes(self) -> None:
-        """Fill in what the optimiser's flags leave open."""
+        """Refuse what Lightning would crash on, and fill in what flags leave open."""
         config = self.config if self.subcommand is None else self.config[self.subcommand]
+        _check_trainer(config.trainer)
+        stopping = (config.early_stopping or {}).get("init_args", {})
+        if stopping.get("check_on_train_epoch_end", True) is None:
+            # else an epoch that ends before its validation, by max_steps or max_time, is a mistake
+            own = {"val": False, "train": True}
+            stopping.check_on_train_epoch_end = own.get(stopping.monitor.partition("_")[0])
         half = config.trainer.precision == "16-mixed"  # whose gradients fused kernels cannot clip
         if (config.lr_scheduler or half) and not config.optimizer:
             # Lightning would ignore a schedule that comes without an optimiser
@@ -171,7 +178,9 @@ class GPALightningCLI(LightningCLI):
         ):
             # without one, Lightning would add its own; switched off, it would refuse ours
             if own[flag] is None:
-                kwargs.setdefault(switch, trainer[switch] or False)
+                bases = ModelCheckpoint if flag == "checkpoint" else ProgressBar
+                theirs = any(isinstance(each, bases) for each in trainer.callbacks or [])
+                kwargs.setdefault(switch, trainer[switch] or theirs)
             elif trainer[switch] is False:
                 own[flag] = None
         first = own.pop("fast_training")
@@ -180,6 +189,19 @@ class GPALightningCLI(LightningCLI):
         trainer = super().instantiate_trainer(callbacks=callbacks, **kwargs)
         answer_sigterm_without_waiting(trainer)
         return trainer
+
+
+def _check_trainer(flags: Namespace) -> None:
+    for name in ("accumulate_grad_batches", "check_val_every_n_epoch", "val_check_interval"):
+        value = flags[name]
+        if value is not None and not isinstance(value, str) and not value > 0:
+            raise ArgumentError(None, f"--trainer.{name} must be above 0, but is {value}")
+    if isinstance(flags.strategy, str) and flags.strategy.startswith(STAY_IN_CHILDREN):
+        raise ArgumentError(
+            None,
+            f"--strategy {flags.strategy} leaves the trained network in processes of its own, and "
+            "none to be tested; --strategy ddp trains in as many processes",
+        )
 
 
 def _optimizer_config(learning_rate: float) -> Namespace:

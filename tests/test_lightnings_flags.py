@@ -2,10 +2,13 @@
 
 import re
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 import torch
-from lightning.pytorch import Trainer, seed_everything
+import yaml
+from lightning.pytorch import Callback, Trainer, seed_everything
+from lightning.pytorch.loggers import Logger
 from lightning.pytorch.tuner import Tuner
 from runs import weights
 from torch.utils.data import DataLoader, TensorDataset
@@ -104,7 +107,11 @@ class TestFinders:
     def test_a_batch_size_that_is_found_is_that_of_the_loader(
         self, callbacks, mode, found, table, workplace
     ):
-        tuned, model, module = trainer(*callbacks()), regressor(), GPADataModule(path=str(table), seed=0)
+        tuned, model, module = (
+            trainer(*callbacks()),
+            regressor(),
+            GPADataModule(path=str(table), seed=0),
+        )
         settings = {"mode": mode, "max_trials": 3, "init_val": 4}
         assert Tuner(tuned).scale_batch_size(model, datamodule=module, **settings) == found
         assert module.batch_size == module.hparams.batch_size == found
@@ -184,9 +191,7 @@ ORDERS += (another_trainer_first, loaders_by_hand)
 
 @pytest.mark.parametrize("flags", [{}, {"inference_mode": False}, {"num_sanity_val_steps": 2}])
 @pytest.mark.parametrize("order", ORDERS)
-def test_whatever_is_called_in_whatever_order_gives_what_plain_lightning_gives(
-    order, flags, table
-):
+def test_whatever_is_called_in_whatever_order_gives_what_plain_lightning_gives(order, flags, table):
     done = []
     for callbacks in (default_callbacks(), []):
         fitted, model = trainer(*callbacks, **flags), regressor()
@@ -196,3 +201,116 @@ def test_whatever_is_called_in_whatever_order_gives_what_plain_lightning_gives(
     (ours, *our_numbers), (theirs, *their_numbers) = done
     assert_trained_alike(ours, theirs)
     assert our_numbers == their_numbers
+
+
+class OwnLogger(Logger):
+    """As MLflow's and Weights & Biases': a `save_dir` for all runs, and a version for each."""
+
+    runs: ClassVar[list[str]] = []
+
+    def __init__(self, save_dir: str | None = None) -> None:
+        super().__init__()
+        self._save_dir, self._version = save_dir, f"run{len(self.runs)}"
+        self.runs.append(self._version)
+
+    @property
+    def name(self):
+        return "project"
+
+    @property
+    def version(self):
+        return self._version
+
+    @property
+    def save_dir(self):
+        return self._save_dir
+
+    def log_metrics(self, metrics, step=None): ...
+
+    def log_hyperparams(self, params, *args, **kwargs): ...
+
+
+@pytest.mark.parametrize("folder", ["runs", "null"])
+def test_the_files_of_two_runs_are_apart_whatever_the_logger(folder, data, monkeypatch):
+    monkeypatch.setattr(OwnLogger, "runs", [])
+    flags = ["--trainer.logger", "test_lightnings_flags.OwnLogger"]
+    flags += ["--trainer.logger.save_dir", folder]
+    assert train([*data, *flags]) == 0
+    assert train([*data, *flags, "--model.dropout", "0.1"]) == 0
+    own = Path("runs" if folder == "runs" else ".") / "project"
+    for run, dropout in (("run0", 0), ("run1", 0.1)):
+        assert (own / run / "loss_curves.png").is_file()
+        assert (own / run / "checkpoints/last.ckpt").is_file()
+        config = yaml.safe_load((own / run / "config.yaml").read_text())
+        assert config["model"]["dropout"] == dropout
+    assert {path.name for path in own.parent.iterdir()} <= {"project", "lightning_logs"}
+
+
+def test_without_a_logger_no_file_of_the_users_is_written_over(data):
+    Path("config.yaml").write_text("model:\n  dropout: 0.1\n")
+    flags = ["--config", "config.yaml", "--trainer.logger", "false"]
+    assert train([*data, *flags]) == 0
+    assert Path("config.yaml").read_text() == "model:\n  dropout: 0.1\n"
+
+
+def test_a_further_checkpoint_does_not_change_what_is_tested(data, capsys):
+    rate = ["--model.learning_rate", "1", "--max_epochs", "4"]
+    summaries = []
+    for further in ("ModelCheckpoint", "OnExceptionCheckpoint", None):
+        flags = [f"--trainer.callbacks+={further}", "--trainer.callbacks.dirpath=further"]
+        assert train([*data, *rate, *(flags if further else [])]) == 0
+        lines = capsys.readouterr().out.splitlines()
+        summaries.append([line for line in lines if " MSE " in line])
+    assert summaries[0] == summaries[1] == summaries[2]
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        ["--trainer.max_steps", "3"],
+        ["--trainer.limit_val_batches", "0"],
+        ["--trainer.val_check_interval", "00:00:00:30"],
+        ["--early_stopping.monitor", "train_loss", "--trainer.val_check_interval", "0.5"],
+        ["--trainer.barebones", "true"],
+        ["--progress_bar", "null", "--trainer.callbacks+=RichProgressBar"],
+        ["--checkpoint", "null", "--trainer.callbacks+=ModelCheckpoint"],
+    ],
+)
+def test_it_simply_runs(flags, data, capsys):
+    assert train([*data, *flags]) == 0
+    assert "test MSE" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("flags", "named"),
+    [
+        (["--data.seed", "-1"], "--data.seed must not be negative"),
+        (["--data.num_workers", "-1"], "--data.num_workers must not be negative"),
+        (["--seed_everything", "-1"], "-1 is not in bounds"),
+        (["--model.learning_rate", "-1"], "learning_rate must not be negative"),
+        (["--trainer.val_check_interval", "30"], "`val_check_interval` (30)"),
+        (["--trainer.val_check_interval", "0"], "--trainer.val_check_interval must be above 0"),
+        (["--trainer.check_val_every_n_epoch", "0"], "--trainer.check_val_every_n_epoch must"),
+        (["--trainer.accumulate_grad_batches", "-1"], "--trainer.accumulate_grad_batches must"),
+        (["--strategy", "ddp_fork"], "--strategy ddp trains in as many"),
+        (["--accelerator", "tpu"], "torch_xla"),
+        (["--trainer.callbacks+=BackboneFinetuning"], "no attribute 'backbone'"),
+        (["--trainer.callbacks+=SpikeDetection"], "'SpikeDetection' object"),
+    ],
+)
+def test_it_is_refused_in_one_line(flags, named, data, capsys):
+    assert train([*data, *flags]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ")
+    assert named in error
+    assert error.count("\n") == 1
+
+
+class Wrong(Callback):
+    def on_train_epoch_end(self, trainer, pl_module):
+        raise ValueError("of the user's own")
+
+
+def test_a_mistake_in_the_users_own_code_keeps_its_traceback(data):
+    with pytest.raises(ValueError, match="of the user's own"):
+        train([*data, "--trainer.callbacks+=test_lightnings_flags.Wrong"])

@@ -8,11 +8,17 @@ from inspect import signature
 from typing import Any
 
 from jsonargparse import Namespace, dict_to_namespace
-from lightning.pytorch import Callback, Trainer
+from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint, ProgressBar
-from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
+from lightning.pytorch.cli import (
+    ArgsType,
+    LightningArgumentParser,
+    LightningCLI,
+    SaveConfigCallback,
+)
 
 from gpa_lightning.callbacks import EqualRows, StopOnDivergence
+from gpa_lightning.callbacks.run_folder import run_folder
 from gpa_lightning.commands.arguments import written_out
 from gpa_lightning.commands.exit_codes import run
 from gpa_lightning.commands.signals import LastWord, SecondInterrupt, answer_sigterm_without_waiting
@@ -79,6 +85,22 @@ CALLBACKS: dict[str, tuple[type[Callback], dict[str, Any], str]] = {
 WATCHING = ["gpa_lightning.callbacks.LossCurves", "gpa_lightning.callbacks.HyperparameterTable"]
 
 
+class SaveConfig(SaveConfigCallback):
+    """Saves the configuration in the run's own folder, if it has one."""
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Ask on every process where that is, and save."""
+        self._folder = run_folder(trainer)
+        super().setup(trainer, pl_module, stage)
+
+    def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Save."""
+        if self._folder is not None:
+            self._folder.mkdir(parents=True, exist_ok=True)
+            path = str(self._folder / self.config_filename)
+            self.parser.save(self.config, path, skip_none=False, overwrite=True, multifile=False)
+
+
 class GPALightningCLI(LightningCLI):
     """A LightningCLI for `GPARegressor` and `GPADataModule`.
 
@@ -100,7 +122,8 @@ class GPALightningCLI(LightningCLI):
                 "num_sanity_val_steps": 0,
                 "enable_model_summary": False,
             },
-            save_config_kwargs={"overwrite": True},
+            save_config_callback=SaveConfig,
+            save_config_kwargs={"save_to_log_dir": False},
             **kwargs,
         )
 
@@ -145,6 +168,10 @@ class GPALightningCLI(LightningCLI):
         """Refuse what Lightning would crash on, and fill in what flags leave open."""
         config = self.config if self.subcommand is None else self.config[self.subcommand]
         _check_trainer(config.trainer)
+        if config.trainer.barebones:  # Lightning's word for a training that watches nothing
+            config.trainer.logger, config.trainer.callbacks = False, None
+            for flag in ("early_stopping", "checkpoint", "progress_bar"):
+                config[flag] = None
         stopping = (config.early_stopping or {}).get("init_args", {})
         if stopping.get("check_on_train_epoch_end", True) is None:
             # else an epoch that ends before its validation, by max_steps or max_time, is a mistake

@@ -88,9 +88,9 @@ def _is_lightnings_own(error: BaseException) -> bool:
     If so, it was given flags that do not go together, lacks a package, or cannot do something.
     """
     modules = [frame.f_globals["__name__"] for frame, _ in traceback.walk_tb(error.__traceback__)]
-    while modules and modules[-1].partition(".")[0] in _BELOW_LIGHTNING:
-        modules.pop()
-    return bool(modules) and modules[-1] in _CALLS_LIGHTNING
+    calls = [index for index, name in enumerate(modules) if name in _CALLS_LIGHTNING]
+    below = [name.partition(".")[0] for name in modules[calls[-1] + 1 :]] if calls else []
+    return below[:1] == ["lightning"] and all(package in _BELOW_LIGHTNING for package in below)
 
 
 def _place(error: BaseException) -> str:

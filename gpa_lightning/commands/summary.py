@@ -60,7 +60,11 @@ class FitReport:
             seconds: How long fitting took.
         """
         curves = _first(trainer, LossCurves)
-        checkpoint = _first(trainer, ModelCheckpoint)
+        # of several, that of --checkpoint is the last
+        checkpoint = next(
+            (c for c in reversed(trainer.checkpoint_callbacks) if isinstance(c, ModelCheckpoint)),
+            None,
+        )
         score = checkpoint.best_model_score if checkpoint else None
         return cls(
             epochs=trainer.current_epoch,

@@ -101,7 +101,8 @@ def _train(args: Sequence[str]) -> None:
     # The checkpoint has averaged weights; this callback loads those that training goes on from.
     callbacks = trainer.callbacks  # type: ignore[attr-defined]
     callbacks[:] = [each for each in callbacks if not isinstance(each, WeightAveraging)]
-    best = {"ckpt_path": "best", "weights_only": True} if fitted.checkpoint else {"model": model}
+    best = {"ckpt_path": fitted.checkpoint, "weights_only": True}
+    best = best if fitted.checkpoint else {"model": model}
     trainer.test(datamodule=data, verbose=False, **best)
     if trainer.is_global_zero:
         print_summary(fitted, model, data)

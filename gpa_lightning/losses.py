@@ -59,13 +59,13 @@ def evaluation_mse(network: nn.Module, x: Tensor, y: Tensor, rows: int = 2048) -
     Returns:
         The mean of the squared errors.
     """
-    device = next(network.parameters()).device
+    weight = next(network.parameters())
     was_training = network.training
     network.eval()
     total = torch.zeros((), dtype=torch.float64)
     for x_piece, y_piece in zip(torch.split(x, rows), torch.split(y, rows), strict=True):
-        prediction = network(x_piece.to(device))
-        total += mse_loss(prediction, y_piece.to(device), reduction="sum").cpu()
+        prediction = network(x_piece.to(weight))
+        total += mse_loss(prediction, y_piece.to(weight.device), reduction="sum").cpu()
     network.train(was_training)
     return total.item() / len(x)
 

@@ -55,7 +55,9 @@ class GPARegressor(LightningModule):
         penalty_weight: float = 1e-4,
     ) -> None:
         super().__init__()
-        if penalty_weight < 0:
+        if not learning_rate >= 0:
+            raise ValueError(f"learning_rate must not be negative, got {learning_rate}")
+        if not penalty_weight >= 0:
             raise ValueError(f"penalty_weight must not be negative, got {penalty_weight}")
         self.save_hyperparameters()
         self.learning_rate = learning_rate
@@ -90,6 +92,11 @@ class GPARegressor(LightningModule):
         """Return Adam with PyTorch's defaults (``--optimizer`` on the command line replaces it)."""
         return Adam(self.parameters(), lr=self.learning_rate, fused=True)
 
+    def on_validation_epoch_start(self) -> None:
+        """Start the metrics anew: `Trainer.validate` leaves them in PyTorch's inference mode."""
+        self.val_loss.reset()
+        self.val_metrics.reset()
+
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Update and log the validation metrics."""
         x, y = batch
@@ -98,6 +105,11 @@ class GPARegressor(LightningModule):
         self.val_metrics.update(prediction, y)
         self.log("val_loss", self.val_loss, prog_bar=True)
         self.log_dict(self.val_metrics)
+
+    def on_test_epoch_start(self) -> None:
+        """Start the metrics anew, likewise."""
+        self.test_loss.reset()
+        self.test_metrics.reset()
 
     def test_step(self, batch: Batch, batch_idx: int) -> None:
         """Update and log the test metrics."""

@@ -7,6 +7,7 @@ from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 
+from gpa_lightning.callbacks.run_folder import run_folder
 from gpa_lightning.callbacks.tensorboard import tensorboard_loggers
 from gpa_lightning.resuming.whole_file import whole_file
 
@@ -27,11 +28,11 @@ class LossCurves(Callback):
     def __init__(self) -> None:
         self.training: Curve = []
         self.validation: Curve = []
-        self._folder: str | None = None
+        self._folder: Path | None = None
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Lay out TensorBoard's chart."""
-        self._folder = trainer.log_dir  # asked on every process: Lightning has them agree on it
+        self._folder = run_folder(trainer)
         if trainer.is_global_zero:
             for logger in tensorboard_loggers(trainer):
                 chart = {"training and validation": ["Multiline", ["train_loss$", "val_loss$"]]}
@@ -50,8 +51,9 @@ class LossCurves(Callback):
         """Draw the picture, also when a resumed run finds that nothing is left to train."""
         epochs = trainer.fit_loop.epoch_progress.current.processed  # type: ignore[attr-defined]
         self._note(trainer, "train_loss", self.training, epochs - 1)
-        if trainer.is_global_zero and trainer.loggers and self._folder and self.training:
-            self.save(Path(self._folder) / "loss_curves.png")
+        if trainer.is_global_zero and self._folder and self.training:
+            self._folder.mkdir(parents=True, exist_ok=True)
+            self.save(self._folder / "loss_curves.png")
 
     def _note(self, trainer: Trainer, name: str, curve: Curve, epoch: int) -> None:
         if name not in trainer.callback_metrics or epoch < 0:

@@ -10,12 +10,18 @@ from pathlib import Path
 from typing import Any
 
 from jsonargparse import Namespace, dict_to_namespace
-from lightning.pytorch import Callback, Trainer
+from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint, ProgressBar
-from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
+from lightning.pytorch.cli import (
+    ArgsType,
+    LightningArgumentParser,
+    LightningCLI,
+    SaveConfigCallback,
+)
 from lightning.pytorch.utilities import rank_zero_only
 
 from gpa_lightning.callbacks import EqualRows, StopOnDivergence
+from gpa_lightning.callbacks.run_folder import run_folder
 from gpa_lightning.commands.arguments import written_out
 from gpa_lightning.commands.exit_codes import run
 from gpa_lightning.commands.run_names import next_version, short_name
@@ -31,6 +37,7 @@ from gpa_lightning.speed import FastTraining
 
 LOGS = "lightning_logs"
 LIGHTNINGS_WORDS = ("best", "hpc")  # for checkpoints, in the place of a path
+STAY_IN_CHILDREN = ("ddp_fork", "ddp_notebook", "ddp_spawn")
 ARGUMENTS = tuple(signature(GPARegressor).parameters)
 
 # Each has a flag of its own, so that it can be changed, replaced, or switched off with `null`. They
@@ -83,6 +90,22 @@ CALLBACKS: dict[str, tuple[type[Callback], dict[str, Any], str]] = {
 WATCHING = ["gpa_lightning.callbacks.LossCurves", "gpa_lightning.callbacks.HyperparameterTable"]
 
 
+class SaveConfig(SaveConfigCallback):
+    """Saves the configuration in the run's own folder, if it has one."""
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Ask on every process where that is, and save."""
+        self._folder = run_folder(trainer)
+        super().setup(trainer, pl_module, stage)
+
+    def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Save."""
+        if self._folder is not None:
+            self._folder.mkdir(parents=True, exist_ok=True)
+            path = str(self._folder / self.config_filename)
+            self.parser.save(self.config, path, skip_none=False, overwrite=True, multifile=False)
+
+
 class GPALightningCLI(LightningCLI):
     """A LightningCLI for `GPARegressor` and `GPADataModule`.
 
@@ -106,7 +129,8 @@ class GPALightningCLI(LightningCLI):
                 "num_sanity_val_steps": 0,
                 "enable_model_summary": False,
             },
-            save_config_kwargs={"overwrite": True},
+            save_config_callback=SaveConfig,
+            save_config_kwargs={"save_to_log_dir": False},
             **kwargs,
         )
 
@@ -169,8 +193,18 @@ class GPALightningCLI(LightningCLI):
             self.config = self.parser.parse_object(model, self.config)
 
     def before_instantiate_classes(self) -> None:
-        """Fill in what the optimiser's flags leave open, and let a run go on in its folder."""
+        """Refuse what Lightning would crash on, fill in what flags leave open, name the run."""
         config = self._settings
+        _check_trainer(config.trainer)
+        if config.trainer.barebones:  # Lightning's word for a training that watches nothing
+            config.trainer.logger, config.trainer.callbacks = False, None
+            for flag in ("early_stopping", "checkpoint", "progress_bar"):
+                config[flag] = None
+        stopping = (config.early_stopping or {}).get("init_args", {})
+        if stopping.get("check_on_train_epoch_end", True) is None:
+            # else an epoch that ends before its validation, by max_steps or max_time, is a mistake
+            own = {"val": False, "train": True}
+            stopping.check_on_train_epoch_end = own.get(stopping.monitor.partition("_")[0])
         half = config.trainer.precision == "16-mixed"  # whose gradients fused kernels cannot clip
         if (config.get("lr_scheduler") or half) and not config.get("optimizer"):
             # Lightning would ignore a schedule that comes without an optimiser
@@ -247,7 +281,9 @@ class GPALightningCLI(LightningCLI):
         ):
             # without one, Lightning would add its own; switched off, it would refuse ours
             if own[flag] is None:
-                kwargs.setdefault(switch, trainer[switch] or False)
+                bases = ModelCheckpoint if flag == "checkpoint" else ProgressBar
+                theirs = any(isinstance(each, bases) for each in trainer.callbacks or [])
+                kwargs.setdefault(switch, trainer[switch] or theirs)
             elif trainer[switch] is False:
                 own[flag] = None
         first = own.pop("fast_training")
@@ -261,6 +297,19 @@ class GPALightningCLI(LightningCLI):
             )  # a run's configuration makes another run
         answer_sigterm_without_waiting(trainer)
         return trainer
+
+
+def _check_trainer(flags: Namespace) -> None:
+    for name in ("accumulate_grad_batches", "check_val_every_n_epoch", "val_check_interval"):
+        value = flags[name]
+        if value is not None and not isinstance(value, str) and not value > 0:
+            raise ArgumentError(None, f"--trainer.{name} must be above 0, but is {value}")
+    if isinstance(flags.strategy, str) and flags.strategy.startswith(STAY_IN_CHILDREN):
+        raise ArgumentError(
+            None,
+            f"--strategy {flags.strategy} leaves the trained network in processes of its own, and "
+            "none to be tested; --strategy ddp trains in as many processes",
+        )
 
 
 def _optimizer_config(learning_rate: float) -> Namespace:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import signal
 import sys
+import traceback
 from argparse import ArgumentError
 from collections.abc import Callable, Sequence
 
@@ -26,6 +27,8 @@ DISK_ERRORS = (
     *(errno.EACCES, errno.EDQUOT, errno.EEXIST, errno.EFBIG, errno.EIO, errno.ENAMETOOLONG),
     *(errno.ENOENT, errno.ENOSPC, errno.ENOTDIR, errno.EPERM, errno.EROFS),
 )
+_CALLS_LIGHTNING = ("gpa_lightning.commands.cli", "gpa_lightning.commands.train")
+_BELOW_LIGHTNING = ("contextlib", "jsonargparse", "lightning", "lightning_utilities", "torch")
 _GOING_ON = "the same command with --ckpt_path last goes on from the end of the last whole epoch"
 
 
@@ -54,7 +57,9 @@ def _exit_code(program: Callable[[Sequence[str]], object], arguments: Sequence[s
             return refuse(error)
         if isinstance(error, distributed.DistError) or "gloo" in str(error):
             return _has_lost_a_process(error)
-        raise
+        if not _is_lightnings_own(error):
+            raise
+        return refuse(f"{_place(error)}: {error}")
     except SIGTERMException:
         return _interrupted(signal.SIGTERM)
     except (KeyboardInterrupt, SystemExit) as stop:
@@ -70,8 +75,27 @@ def _exit_code(program: Callable[[Sequence[str]], object], arguments: Sequence[s
                 f"{reason.filename or 'the run'}: cannot be written: {reason.strerror or reason}; "
                 "checkpoints that are there are whole, --ckpt_path last goes on from them"
             )
+        if _is_lightnings_own(error):
+            kind = "" if isinstance(error, (ImportError, ValueError)) else f"{_place(error)}: "
+            return refuse(f"{kind}{error}")
         raise
     return 0
+
+
+def _is_lightnings_own(error: BaseException) -> bool:
+    """Tell whether Lightning has raised by itself, when no code of module or callback was running.
+
+    If so, it was given flags that do not go together, lacks a package, or cannot do something.
+    """
+    modules = [frame.f_globals["__name__"] for frame, _ in traceback.walk_tb(error.__traceback__)]
+    calls = [index for index, name in enumerate(modules) if name in _CALLS_LIGHTNING]
+    below = [name.partition(".")[0] for name in modules[calls[-1] + 1 :]] if calls else []
+    return below[:1] == ["lightning"] and all(package in _BELOW_LIGHTNING for package in below)
+
+
+def _place(error: BaseException) -> str:
+    *_, (frame, line) = traceback.walk_tb(error.__traceback__)
+    return f"{type(error).__name__} in {frame.f_globals['__name__']}, line {line}"
 
 
 def _interrupted(by: signal.Signals) -> int:

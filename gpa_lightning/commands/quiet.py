@@ -23,6 +23,7 @@ def quieten_third_parties() -> None:
         r".*`GPARegressor.configure_optimizers` will be overridden by.*",
         r".*LightningCLI's args parameter is intended.*",
         r".*does not have many workers.*",
+        r".*enabled val dataloader shuffling.*",  # which nobody has
         r".*The number of training batches .* is smaller than the logging interval.*",
         r".*callbacks used to create the checkpoint need to be provided.*",
         r".*the hooks will not be called on every batch.*",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -15,6 +16,7 @@ from rich.text import Text
 from torch import nn
 
 from gpa_lightning.callbacks.loss_curves import Curve, LossCurves
+from gpa_lightning.callbacks.run_folder import run_folder
 from gpa_lightning.callbacks.tensorboard import tensorboard_loggers
 from gpa_lightning.data.baselines import baseline_losses
 from gpa_lightning.data.datamodule import EVALUATION_ROWS, GPADataModule
@@ -54,7 +56,7 @@ class FitReport:
     checkpoint: str
     monitor: str | None
     best: float | None
-    log_dir: str | None
+    log_dir: Path | None
     tensorboard: str | None
     seconds: float
     device: torch.device
@@ -68,7 +70,11 @@ class FitReport:
             seconds: How long fitting took.
         """
         curves = _first(trainer, LossCurves)
-        checkpoint = _first(trainer, ModelCheckpoint)
+        # of several, that of --checkpoint is the last
+        checkpoint = next(
+            (c for c in reversed(trainer.checkpoint_callbacks) if isinstance(c, ModelCheckpoint)),
+            None,
+        )
         score = checkpoint.best_model_score if checkpoint else None
         return cls(
             epochs=trainer.current_epoch,
@@ -79,7 +85,7 @@ class FitReport:
             checkpoint=checkpoint.best_model_path if checkpoint else "",
             monitor=checkpoint.monitor if checkpoint else None,
             best=None if score is None else score.item(),
-            log_dir=trainer.log_dir,
+            log_dir=run_folder(trainer),
             tensorboard=next((each.save_dir for each in tensorboard_loggers(trainer)), None),
             seconds=seconds,
             device=trainer.strategy.root_device,

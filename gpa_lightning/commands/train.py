@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Sequence
-from pathlib import Path
 
 from lightning.pytorch.callbacks import WeightAveraging
 from lightning.pytorch.cli import LightningArgumentParser
@@ -55,8 +54,8 @@ def _train(args: Sequence[str]) -> None:
     if cli.trainer.is_global_zero:
         losses = final_losses(cli.model, cli.datamodule)
         print_summary(fitted, losses, cli.model, cli.datamodule)
-        if cli.trainer.loggers and fitted.log_dir:
-            with whole_file(Path(fitted.log_dir) / OUTCOME, overwrite=True) as file:
+        if fitted.log_dir:
+            with whole_file(fitted.log_dir / OUTCOME, overwrite=True) as file:
                 file.write_text(json.dumps(outcome_of(cli, fitted, losses)))
 
 
@@ -77,6 +76,9 @@ def fit_and_test(cli: TrainCLI) -> FitReport:
     # The checkpoint has averaged weights; this callback loads those that training goes on from.
     callbacks = trainer.callbacks  # type: ignore[attr-defined]
     callbacks[:] = [each for each in callbacks if not isinstance(each, WeightAveraging)]
-    best = {"ckpt_path": "best", "weights_only": True} if fitted.checkpoint else {"model": model}
-    trainer.test(datamodule=data, verbose=False, **best)
+    if fitted.checkpoint:
+        best = fitted.checkpoint
+        trainer.test(datamodule=data, verbose=False, ckpt_path=best, weights_only=True)
+    else:
+        trainer.test(model, datamodule=data, verbose=False)
     return fitted

@@ -11,6 +11,7 @@ import numpy.typing as npt
 import torch
 from lightning.pytorch import LightningDataModule
 from lightning.pytorch.accelerators import CUDAAccelerator
+from lightning.pytorch.callbacks import BatchSizeFinder
 from torch import Tensor
 from torch.utils.data import DataLoader
 
@@ -98,6 +99,9 @@ class GPADataModule(LightningDataModule):
             raise DataError(f"--data.test_size must be above 0 and below 1, not {test_size}")
         if val_size is not None and not 0 <= val_size < 1:
             raise DataError(f"--data.val_size must be at least 0 and below 1, not {val_size}")
+        for name, number in (("seed", seed), ("num_workers", num_workers)):
+            if number is not None and number < 0:
+                raise DataError(f"--data.{name} must not be negative, but is {number}")
         self.source = source
         self.path = path
         self.batch_size = batch_size
@@ -206,6 +210,7 @@ class GPADataModule(LightningDataModule):
                 has another number of inputs than it has features.
         """
         self._check_network()
+        self._check_finder()
         if self._sets:
             return
         table, self._table = self._load(), None
@@ -241,6 +246,13 @@ class GPADataModule(LightningDataModule):
             raise DataError(
                 f"the data have {self.in_features} feature columns, but the network {inputs} "
                 f"inputs; give GPARegressor(in_features={self.in_features})"
+            )
+
+    def _check_finder(self) -> None:
+        callbacks = self.trainer.callbacks if self.trainer else []  # type: ignore[attr-defined]
+        if self.batch_size == "full" and any(isinstance(c, BatchSizeFinder) for c in callbacks):
+            raise DataError(
+                "BatchSizeFinder begins with a number: give --data.batch_size 100, not 'full'"
             )
 
     @property
@@ -375,8 +387,10 @@ class GPADataModule(LightningDataModule):
         if self._sets and self.trainer is not None and self.trainer.training:
             now = {"data": self.provenance.sha256, **self._split_settings()}
             then = {"data": provenance.sha256, **state_dict["split"]}
+            if Path(self.trainer.ckpt_path or "").name.startswith(".scale_batch_size_"):
+                del now["batch_size"]  # Lightning's finder puts back what its trials have changed
             for name in ("data", "batch_size"):
-                if now[name] != then[name]:
+                if name in now and now[name] != then[name]:
                     together = name == "batch_size" and self._processes > 1
                     raise DataError(
                         f"cannot resume: --data.{name} is {now[name]}"

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from copy import copy
 from itertools import islice
 from typing import Any, cast
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, DistributedSampler, TensorDataset
+from torch.utils.data import DataLoader, DistributedSampler, SequentialSampler, TensorDataset
 
 from gpa_lightning.data.split import shuffled_rows
 
@@ -27,11 +28,11 @@ class TableDataset(TensorDataset):
     def __init__(self, x: Tensor, y: Tensor) -> None:
         super().__init__(x, y)
 
-    def __getitem__(self, rows: Tensor | slice) -> tuple[Tensor, ...]:
-        """Return a view of a slice of rows, or the rows of the given numbers."""
-        if isinstance(rows, slice):
-            return tuple(tensor[rows] for tensor in self.tensors)
-        return tuple(tensor.index_select(0, rows) for tensor in self.tensors)
+    def __getitem__(self, rows: Tensor | slice | int) -> tuple[Tensor, ...]:
+        """Return the rows of the given numbers, or a view of a slice of rows or of one."""
+        if isinstance(rows, Tensor):
+            return tuple(tensor.index_select(0, rows) for tensor in self.tensors)
+        return tuple(tensor[rows] for tensor in self.tensors)
 
     def batches(self, rows: int) -> Iterator[tuple[Tensor, ...]]:
         """Yield all rows in order, so many at a time."""
@@ -126,12 +127,30 @@ class TableLoader(DataLoader[Any]):
     Lightning saves its ``state_dict`` with a checkpoint, so that a run that was stopped within an
     epoch goes on with the batch that comes next.
 
-    Attributes:
+    Args:
+        dataset: Features and targets.
+        batches: Draws each batch's row numbers.
+        sampler: What Lightning makes a loader anew with: a `SequentialSampler` (for
+            ``--trainer.overfit_batches``) leaves the rows of ``batches`` in the table's order.
         device: The NVIDIA GPU to put the batches on; None leaves them in the host's memory.
+        settings: Passed on to `DataLoader`.
     """
 
-    device: torch.device | None = None
     _batches_taken = _first_batch = 0
+
+    def __init__(
+        self,
+        dataset: TableDataset,
+        batches: BatchSampler,
+        sampler: object = None,
+        device: torch.device | None = None,
+        **settings: Any,
+    ) -> None:
+        if isinstance(sampler, SequentialSampler):
+            batches = copy(batches)
+            batches.shuffle = False
+        self.batches, self.device = batches, device
+        super().__init__(dataset, sampler=batches, **{**settings, "batch_size": None})
 
     def __iter__(self) -> Iterator[list[Tensor]]:  # type: ignore[override]  # has it private
         first, self._first_batch = self._first_batch, 0
@@ -139,13 +158,9 @@ class TableLoader(DataLoader[Any]):
 
     def _epoch(self, first: int) -> Iterator[list[Tensor]]:
         """Yield the batches from a given one on; begun when the sampler knows the epoch."""
-        sampler = self.sampler
         batches: Iterator[list[Tensor]]
-        if not isinstance(sampler, BatchSampler):
-            batches = islice(super().__iter__(), first, None)
-        else:
-            sampler.first_batch = first
-            batches = super().__iter__() if self.num_workers else self._gathered(sampler)
+        self.batches.first_batch = first
+        batches = super().__iter__() if self.num_workers else self._gathered(self.batches)
         for taken, batch in enumerate(batches, first + 1):
             self._batches_taken = taken
             yield batch
@@ -198,15 +213,13 @@ def table_loader(
     Returns:
         A loader of ``[features, target]`` batches, shapes ``(batch, in_features)``, ``(batch, 1)``.
     """
-    loader = TableLoader(
+    return TableLoader(
         dataset,
-        batch_size=None,
-        sampler=sampler,
+        sampler,
+        device=device,
         num_workers=num_workers,
         pin_memory=num_workers > 0 and device is not None,
         persistent_workers=num_workers > 0,
         # a loader draws a seed for its workers each epoch; not from the state that dropout uses
         generator=torch.Generator(),
     )
-    loader.device = device
-    return loader

@@ -97,9 +97,9 @@ class MappedDataset(TableDataset):
         self._start = start
         self._units: tuple[Tensor, Tensor] | None = None
 
-    def __getitem__(self, rows: Tensor | slice) -> tuple[Tensor, ...]:
-        """Return a slice of rows, or the rows of the given numbers."""
-        if isinstance(rows, slice) or not hasattr(os, "pread"):  # Windows
+    def __getitem__(self, rows: Tensor | slice | int) -> tuple[Tensor, ...]:
+        """Return the rows of the given numbers, a slice of rows, or one."""
+        if not isinstance(rows, Tensor) or not hasattr(os, "pread"):  # Windows
             for each in self._columns:
                 each.release()
             x, y = super().__getitem__(rows)

@@ -1,0 +1,31 @@
+"""Where a run puts its files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from lightning.pytorch import Trainer
+from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+
+
+def run_folder(trainer: Trainer) -> Path | None:
+    """Return the folder of a run's own, to be called on every process.
+
+    Lightning's ``log_dir`` is one for all runs where a logger is neither TensorBoard's nor a CSV
+    file's; this is the folder in which `ModelCheckpoint` puts its checkpoints.
+
+    Args:
+        trainer: The Trainer.
+
+    Returns:
+        The folder, or None if there is no logger, whose runs have no folder.
+    """
+    logger, folder = trainer.logger, None
+    if isinstance(logger, (CSVLogger, TensorBoardLogger)):
+        folder = Path(logger.log_dir)
+    elif logger is not None and not trainer.fast_dev_run:  # type: ignore[attr-defined]
+        number = logger.version
+        version = number if isinstance(number, str) else f"version_{number}"
+        folder = Path(logger.save_dir or trainer.default_root_dir, str(logger.name), version)
+    shared: Path | None = trainer.strategy.broadcast(folder)
+    return shared

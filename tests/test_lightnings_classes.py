@@ -175,14 +175,14 @@ def test_a_class(module, flag, name, run):
     as_expected(name, run(*given))
 
 
-@pytest.mark.parametrize("name", StrategyRegistry.available_strategies())
+@pytest.mark.parametrize("name", sorted(StrategyRegistry.available_strategies()))
 def test_a_strategy(name, run):
     error = run("--strategy", name)
     as_expected(name, error)
     assert name in RUNS or error
 
 
-@pytest.mark.parametrize("name", AcceleratorRegistry.available_accelerators())
+@pytest.mark.parametrize("name", sorted(AcceleratorRegistry.available_accelerators()))
 def test_an_accelerator(name, run):
     as_expected(name, run("--accelerator", name))
 

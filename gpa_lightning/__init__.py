@@ -2,13 +2,7 @@
 
 from __future__ import annotations
 
-import os
 from typing import TYPE_CHECKING, Any
-
-# PyTorch's threads wait for each other by spinning, for so long that a busy neighbour's use of a
-# core stops them all (docs/fast-training.md). libgomp reads this when PyTorch is loaded.
-if "OMP_WAIT_POLICY" not in os.environ:
-    os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 
 from gpa_lightning.data.datamodule import GPADataModule
 from gpa_lightning.default_callbacks import default_callbacks

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from lightning.pytorch import Trainer
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+from lightning.pytorch.loggers.logger import DummyLogger
 
 
 def run_folder(trainer: Trainer) -> Path | None:
@@ -23,7 +24,7 @@ def run_folder(trainer: Trainer) -> Path | None:
     logger, folder = trainer.logger, None
     if isinstance(logger, (CSVLogger, TensorBoardLogger)):
         folder = Path(logger.log_dir)
-    elif logger is not None and not trainer.fast_dev_run:
+    elif logger is not None and not isinstance(logger, DummyLogger):
         number = logger.version
         version = number if isinstance(number, str) else f"version_{number}"
         folder = Path(logger.save_dir or trainer.default_root_dir, str(logger.name), version)

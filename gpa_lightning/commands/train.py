@@ -101,7 +101,7 @@ def _train(args: Sequence[str]) -> None:
     # The checkpoint has averaged weights; this callback loads those that training goes on from.
     callbacks = trainer.callbacks  # type: ignore[attr-defined]
     callbacks[:] = [each for each in callbacks if not isinstance(each, WeightAveraging)]
-    best = {"ckpt_path": fitted.checkpoint, "weights_only": True}
+    best: dict[str, Any] = {"ckpt_path": fitted.checkpoint, "weights_only": True}
     best = best if fitted.checkpoint else {"model": model}
     trainer.test(datamodule=data, verbose=False, **best)
     if trainer.is_global_zero:

@@ -47,6 +47,7 @@ NEEDED = {
 # what is refused with a word of these, and why
 REFUSED = {
     "BackboneFinetuning": "backbone",  # which the network does not have
+    "BaseFinetuning": "NotImplementedError",  # to be derived from
     "Checkpoint": None,
     "SpikeDetection": "'SpikeDetection' object",  # saves no checkpoint, a bug of Lightning's
     "Timer": "Timer",  # has no form in YAML; --trainer.max_time is the flag
@@ -58,7 +59,7 @@ REFUSED = {
     "WandbLogger": "wandb",
     "LitLogger": "LitLogger",
     "Logger": "abstract",
-    "Profiler": "abstract",
+    "Profiler": "`profiler`",
     "CheckpointIO": "abstract",
     "LayerSync": "abstract",
     "XLAProfiler": "torch_xla",

@@ -29,6 +29,10 @@ DISK_ERRORS = (
 )
 _CALLS_LIGHTNING = ("gpa_lightning.commands.cli", "gpa_lightning.commands.train")
 _BELOW_LIGHTNING = ("contextlib", "jsonargparse", "lightning", "lightning_utilities", "torch")
+_HINTS = {
+    "backend": "; --accelerator cpu runs everywhere",
+    "multiple progress bar": "; --progress_bar CLASS takes the place of this project's",
+}
 _GOING_ON = "the same command with --ckpt_path last goes on from the end of the last whole epoch"
 
 
@@ -50,8 +54,8 @@ def _exit_code(program: Callable[[Sequence[str]], object], arguments: Sequence[s
     except (ArgumentError, CheckpointError, DataError, DivergenceError, OutputError) as error:
         return refuse(error)
     except MisconfigurationException as error:
-        hint = "; --accelerator cpu runs everywhere" if "backend" in str(error) else ""
-        return refuse(f"{error}{hint}")
+        hints = (hint for about, hint in _HINTS.items() if about in str(error))
+        return refuse(f"{error}{next(hints, '')}")
     except RuntimeError as error:
         if "conditioned on metric" in str(error):  # EarlyStopping's word for a wrong `monitor`
             return refuse(error)

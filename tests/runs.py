@@ -52,6 +52,16 @@ def until(holds: Callable[[], object], *processes: subprocess.Popen) -> None:
         time.sleep(0.02)
 
 
+NOTHING_BESIDE = {
+    "accelerator": "cpu",
+    "logger": False,
+    "enable_checkpointing": False,
+    "enable_progress_bar": False,
+    "enable_model_summary": False,
+}
+"""Settings of a Trainer that leaves no files and prints nothing."""
+
+
 def fit(
     model: GPARegressor,
     data: GPADataModule,
@@ -61,14 +71,7 @@ def fit(
     **flags: object,
 ) -> Trainer:
     """Fit with the default callbacks, and leave nothing behind unless ``flags`` say so."""
-    settings = {
-        "accelerator": "cpu",
-        "logger": False,
-        "enable_checkpointing": False,
-        "enable_progress_bar": False,
-        "enable_model_summary": False,
-        "num_sanity_val_steps": 0,
-    }
+    settings = {**NOTHING_BESIDE, "num_sanity_val_steps": 0}
     given = {type(callback) for callback in callbacks}
     defaults = [each for each in default_callbacks() if type(each) not in given]
     trainer = Trainer(max_epochs=epochs, callbacks=[*defaults, *callbacks], **{**settings, **flags})

@@ -6,26 +6,17 @@ import numpy as np
 import pytest
 import torch
 from lightning.fabric.utilities.throughput import measure_flops
-from lightning.pytorch import Trainer
+from runs import fit
 from torch import nn
 
-from gpa_lightning import GPADataModule, GPARegressor, default_callbacks
+from gpa_lightning import GPADataModule, GPARegressor
 
 
 @pytest.fixture(scope="module")
 def trained(table):
     """A network that has been trained with the default callbacks, and rows of its test set."""
     model, data = GPARegressor(hidden_sizes=(64, 32)), GPADataModule(path=str(table))
-    quiet = {"enable_progress_bar": False, "enable_model_summary": False}
-    trainer = Trainer(
-        callbacks=default_callbacks(),
-        accelerator="cpu",
-        max_epochs=2,
-        logger=False,
-        enable_checkpointing=False,
-        **quiet,
-    )
-    trainer.fit(model, datamodule=data)
+    fit(model, data)
     return model.eval(), data.dataset("test")[:50][0]
 
 

@@ -10,7 +10,7 @@ import yaml
 from lightning.pytorch import Callback, Trainer, seed_everything
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.tuner import Tuner
-from runs import run_folder, weights
+from runs import NOTHING_BESIDE, run_folder, weights
 from torch.utils.data import DataLoader, TensorDataset
 
 from gpa_lightning import GPADataModule, GPARegressor, default_callbacks
@@ -25,15 +25,8 @@ def data(table: Path, workplace: Path) -> list[str]:
 
 
 def trainer(*callbacks, **flags):
-    settings = {
-        "accelerator": "cpu",
-        "max_epochs": 2,
-        "logger": False,
-        "enable_checkpointing": False,
-        "enable_progress_bar": False,
-        "enable_model_summary": False,
-    }
-    return Trainer(**{**settings, **flags}, callbacks=list(callbacks))
+    settings = {**NOTHING_BESIDE, "max_epochs": 2, **flags}
+    return Trainer(**settings, callbacks=list(callbacks))
 
 
 def regressor():

@@ -292,9 +292,8 @@ class GPALightningCLI(LightningCLI):
         trainer = super().instantiate_trainer(callbacks=callbacks, **kwargs)
         logger = self._settings.trainer.logger
         if isinstance(logger, Namespace) and "version" in logger.get("init_args", {}):
-            logger.init_args.version = (
-                self._asked_version
-            )  # a run's configuration makes another run
+            # what is saved of it makes another run, in a folder of its own
+            logger.init_args.version = self._asked_version
         answer_sigterm_without_waiting(trainer)
         return trainer
 

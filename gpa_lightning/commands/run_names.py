@@ -9,27 +9,11 @@ from pathlib import Path, PureWindowsPath
 LENGTH = 80
 """Characters of a name at most; Windows takes 260 for a whole path."""
 
-_MACHINE = (  # what changes nothing that a network learns
-    *(
-        "accelerator",
-        "cache_dir",
-        "ckpt_path",
-        "default_root_dir",
-        "devices",
-        "enable_progress_bar",
-    ),
-    *(
-        "in_memory",
-        "logger",
-        "name",
-        "num_nodes",
-        "num_workers",
-        "path",
-        "progress_bar",
-        "save_dir",
-    ),
+_MACHINE = {  # flags that change nothing that a network learns
+    *("accelerator", "cache_dir", "ckpt_path", "default_root_dir", "devices", "in_memory"),
+    *("enable_progress_bar", "logger", "name", "num_nodes", "num_workers", "path", "progress_bar"),
     *("strategy", "verbose"),
-)
+}
 _CLASS_PATH = re.compile(r"[A-Za-z_]\w*(\.\w+)+")
 
 
@@ -61,7 +45,7 @@ def short_name(words: Sequence[str]) -> str:
     parts: dict[str, str] = {}  # by flag, of which the last holds
     for flag, value in _pairs(words):
         names = flag.split(".")
-        if names[-1] in _MACHINE or names[0] in _MACHINE or "logger" in names:
+        if _MACHINE & {names[0], names[-1]} or "logger" in names:
             continue
         if re.search(r"[/\\]", value):
             value = PureWindowsPath(value).stem  # which takes both kinds of slashes

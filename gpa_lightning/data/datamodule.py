@@ -380,9 +380,8 @@ class GPADataModule(LightningDataModule):
         """
         provenance = Provenance(**state_dict["provenance"])
         another = bool(self._sets) and provenance.sha256 != self.provenance.sha256
-        self._take_over_split(
-            Split(*(state_dict["split"][name] for name in self._asked_for)), another
-        )
+        split = Split(**{name: state_dict["split"][name] for name in self._asked_for})
+        self._take_over_split(split, another)
         scaler = {name: state_dict[name] for name in ("mean", "scale")}
         if self._sets and self.trainer is not None and self.trainer.training:
             now = {"data": self.provenance.sha256, **self._split_settings()}

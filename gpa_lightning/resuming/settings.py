@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 from lightning.pytorch import Trainer
@@ -29,8 +30,20 @@ def settings_of(trainer: Trainer) -> list[dict[str, Any]]:
 
 
 def _plain(owner: object, values: dict[str, Any]) -> dict[str, Any]:
-    plain = {name: value for name, value in values.items() if name not in _KERNELS}
-    return {"class": type(owner).__name__} | {n: v for n, v in plain.items() if _is_plain(v)}
+    plain = {name: value for name, value in _flat(values) if name not in _KERNELS}
+    return {"class": type(owner).__name__} | plain
+
+
+def _flat(values: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield numbers and words, those of a schedule that is made of others by the path to them."""
+    for name, value in values.items():
+        path = f"{prefix}{name}"
+        if isinstance(value, dict):
+            yield from _flat(value, f"{path}.")
+        elif isinstance(value, list) and any(isinstance(each, dict) for each in value):
+            yield from _flat({str(i): each for i, each in enumerate(value)}, f"{path}.")
+        elif _is_plain(value):
+            yield path, value
 
 
 def _is_plain(value: object) -> bool:
@@ -53,9 +66,10 @@ def compare_settings(now: list[dict[str, Any]], then: list[dict[str, Any]]) -> N
         classes = (" with ".join(dict.fromkeys(each["class"] for each in s)) for s in (now, then))
         raise _refusal("the optimiser", *classes)
     for each_now, each_then in zip(now, then, strict=False):
-        for name in each_now.keys() & each_then.keys():
-            if each_now[name] != each_then[name]:
-                what = f"{name.removeprefix('initial_')} of {each_now['class']}"
+        for name in each_now:
+            if name in each_then and each_now[name] != each_then[name]:
+                setting = name.rpartition(".")[2].removeprefix("initial_")
+                what = f"{setting} of {each_now['class']}"
                 raise _refusal(what, each_now[name], each_then[name])
 
 

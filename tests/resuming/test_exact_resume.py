@@ -8,10 +8,13 @@ import torch
 from commands.test_train import SMALL, assert_equal_weights, last_weights, run_folder
 from lightning.pytorch.plugins import AsyncCheckpointIO
 from runs import fit
+from torch.optim import Adam
+from torch.optim.lr_scheduler import CosineAnnealingLR, LinearLR, SequentialLR
 
 from gpa_lightning import GPADataModule, GPARegressor
 from gpa_lightning.commands.train import train
 from gpa_lightning.resuming import WholeCheckpoints
+from gpa_lightning.resuming.checkpoint import CheckpointError
 from gpa_lightning.resuming.whole_file import OutputError
 
 
@@ -95,3 +98,20 @@ def test_a_run_that_has_stopped_early_goes_on_only_without_early_stopping(data, 
     assert torch.load(path, weights_only=True)["epoch"] == before
     assert train([*flags, "--early_stopping", "null", "--max_epochs", str(before + 3)]) == 0
     assert torch.load(path, weights_only=True)["epoch"] == before + 2
+
+
+def test_another_setting_within_a_schedule_of_schedules_is_refused(table, tmp_path):
+    class WarmsUp(GPARegressor):
+        def __init__(self, epochs: int) -> None:
+            super().__init__(hidden_sizes=(4,))
+            self.epochs = epochs
+
+        def configure_optimizers(self):
+            adam = Adam(self.parameters())
+            parts = [LinearLR(adam, total_iters=2), CosineAnnealingLR(adam, self.epochs)]
+            return [adam], [SequentialLR(adam, parts, milestones=[2])]
+
+    fit(WarmsUp(5), GPADataModule(path=str(table)), epochs=1).save_checkpoint(tmp_path / "a.ckpt")
+    fit(WarmsUp(5), GPADataModule(path=str(table)), epochs=2, ckpt_path=tmp_path / "a.ckpt")
+    with pytest.raises(CheckpointError, match="T_max of SequentialLR is 9, but the checkpoint was"):
+        fit(WarmsUp(9), GPADataModule(path=str(table)), epochs=2, ckpt_path=tmp_path / "a.ckpt")

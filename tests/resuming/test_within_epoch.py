@@ -1,5 +1,6 @@
 """A run that was stopped anywhere goes on as one that was never stopped, to the last bit."""
 
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -136,6 +137,16 @@ def test_a_run_goes_on_from_any_batch(kind, table, tmp_path):
         (saved,) = (tmp_path / "every").glob(f"*-step={step}.ckpt")
         assert same_end(whole, fits(f"after {step}", ckpt_path=saved))
         assert fits.points(f"after {step}", step - 1) == fits.points("whole", step - 1)
+
+
+@pytest.mark.slow
+def test_a_run_goes_on_from_a_checkpoint_that_was_saved_by_time(table, tmp_path):
+    fits = Fits(table, tmp_path, Plain)
+    every = ModelCheckpoint(tmp_path / "every", train_time_interval=timedelta(0), save_top_k=-1)
+    whole = fits("whole", every)
+    for step in (6, 20):
+        (saved,) = (tmp_path / "every").glob(f"*-step={step}.ckpt")
+        assert same_end(whole, fits(f"after {step}", ckpt_path=saved))
 
 
 @pytest.mark.slow

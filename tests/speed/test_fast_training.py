@@ -11,9 +11,13 @@ import pytest
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer, seed_everything
 from lightning.pytorch.callbacks import ProgressBar, StochasticWeightAveraging
-from runs import weights
+from runs import NOTHING_BESIDE, weights
 from torch import nn
 from torch.nn.functional import l1_loss, mse_loss
+from torch.nn.modules.module import (
+    register_module_forward_hook,
+    register_module_full_backward_hook,
+)
 
 from gpa_lightning import GPADataModule, GPARegressor
 from gpa_lightning.speed import FastTraining, training_loop
@@ -409,15 +413,7 @@ CASES = {
 def fitted(make, path, *first, data=GPADataModule, callbacks=(), **flags):
     seed_everything(1)
     model = make()
-    settings = {
-        "accelerator": "cpu",
-        "max_epochs": 2,
-        "logger": False,
-        "enable_checkpointing": False,
-        "enable_progress_bar": False,
-        "enable_model_summary": False,
-        "log_every_n_steps": 1,
-    }
+    settings = {**NOTHING_BESIDE, "max_epochs": 2, "log_every_n_steps": 1}
     callbacks = [*first, *map(copy.deepcopy, callbacks)]
     trainer = Trainer(**{**settings, **flags}, callbacks=callbacks)
     trainer.fit(model, datamodule=data(path=str(path), batch_size=25, val_size=0.2))
@@ -454,6 +450,27 @@ def test_a_fit_is_that_of_plain_lightning(make, flags, expected, table, workplac
     for noted in ("seen", "read"):
         assert getattr(fast, noted, None) == getattr(plain, noted, None)
     assert not any(isinstance(vars(m).get("forward"), FastForward) for m in fast.modules())
+
+
+def test_hooks_for_all_modules_are_called(table):
+    """Those that PyTorch calls for every module there is, as profilers and debuggers add them."""
+
+    def calls(*callbacks):
+        called = Counter()
+        hooks = [
+            register_module_forward_hook(lambda m, *_: called.update([f"forward {type(m)}"])),
+            register_module_full_backward_hook(lambda m, *_: called.update([f"back {type(m)}"])),
+        ]
+        try:
+            fitted(Regressor, table, *callbacks)
+        finally:
+            for hook in hooks:
+                hook.remove()
+        return called
+
+    plain = calls()
+    assert plain[f"back {nn.Linear}"] > 0
+    assert calls(FastTraining()) == plain
 
 
 def test_large_layers_train_to_float32s_rounding(table):

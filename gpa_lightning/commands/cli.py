@@ -30,7 +30,12 @@ from gpa_lightning.data.datamodule import GPADataModule
 from gpa_lightning.data.table import DataError
 from gpa_lightning.regressor import GPARegressor
 from gpa_lightning.resuming import ExactResume
-from gpa_lightning.resuming.checkpoint import CheckpointError, find_last, read_checkpoint
+from gpa_lightning.resuming.checkpoint import (
+    DATA_KEY,
+    CheckpointError,
+    find_last,
+    read_checkpoint,
+)
 from gpa_lightning.resuming.exact_resume import position_of
 from gpa_lightning.resuming.whole_file import PREFIX
 from gpa_lightning.speed import FastTraining
@@ -266,6 +271,9 @@ class GPALightningCLI(LightningCLI):
         """Build data, model and Trainer; what they refuse is a mistake in the flags."""
         try:
             super().instantiate_classes()
+            path = self._settings.get("ckpt_path")
+            if path not in (None, *LIGHTNINGS_WORDS):
+                self.datamodule.check_split(read_checkpoint(path)[DATA_KEY])
         except (DataError, CheckpointError):
             raise
         except (ValueError, TypeError) as error:

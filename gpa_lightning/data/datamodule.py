@@ -380,8 +380,9 @@ class GPADataModule(LightningDataModule):
         """
         provenance = Provenance(**state_dict["provenance"])
         another = bool(self._sets) and provenance.sha256 != self.provenance.sha256
-        split = Split(**{name: state_dict["split"][name] for name in self._asked_for})
-        self._take_over_split(split, another)
+        self._take_over_split(
+            self._agreed_split(state_dict, self.provenance if self._sets else provenance)
+        )
         scaler = {name: state_dict[name] for name in ("mean", "scale")}
         if self._sets and self.trainer is not None and self.trainer.training:
             now = {"data": self.provenance.sha256, **self._split_settings()}
@@ -422,11 +423,15 @@ class GPADataModule(LightningDataModule):
         if self.trainer is None or self.trainer.is_global_zero:
             log.warning(message, *values)
 
-    def _take_over_split(self, split: Split, another_table: bool) -> None:
-        """Split the table as a checkpoint's was, unless something else is asked for."""
-        theirs = asdict(split)
+    def _agreed_split(self, state_dict: dict[str, Any], table: Provenance) -> Split:
+        """Return a checkpoint's split; of another table, what is asked for goes before it.
+
+        Raises:
+            DataError: If another split of the same table is asked for.
+        """
+        theirs = {name: state_dict["split"][name] for name in self._asked_for}
         for name, value in self._asked_for.items():
-            if value is not None and another_table:
+            if value is not None and table.sha256 != state_dict["provenance"]["sha256"]:
                 theirs[name] = value
             elif value is not None and value != theirs[name]:
                 raise DataError(
@@ -434,12 +439,26 @@ class GPADataModule(LightningDataModule):
                     f"{theirs[name]}: on another split it would be tested on rows that it was "
                     "trained on; leave the flag out, or give the checkpoint's"
                 )
-        split = Split(**theirs)
+        return Split(**theirs)
+
+    def check_split(self, state_dict: dict[str, Any]) -> None:
+        """Refuse what `load_state_dict` would, before a run has a folder, of a table in memory.
+
+        Args:
+            state_dict: The data module's part of a checkpoint.
+
+        Raises:
+            DataError: If another split of the same table is asked for.
+        """
+        if isinstance(self._table, Table):
+            self._agreed_split(state_dict, self._table.provenance)
+
+    def _take_over_split(self, split: Split) -> None:
         if split == self._split:
             return
         self._say("The split is the checkpoint's: %s.", split)
         self.test_size, self.val_size, self.seed = split.test_size, split.val_size, split.seed
-        self.hparams.update(theirs)
+        self.hparams.update(asdict(split))
         if self._sets:
             self._sets, self._scaler, self._provenance = {}, {}, None
             self.setup()

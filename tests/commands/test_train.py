@@ -507,7 +507,9 @@ class TestSplitOfACheckpoint:
     @pytest.mark.parametrize("flag", [["--data.seed", "0"], ["--data.test_size", "0.2"]])
     def test_another_split_is_refused(self, trained, data, command, flag, capsys):
         arguments = ["--data.path", data[1], "--ckpt_path", str(trained[0])]
+        before = sorted(Path("lightning_logs").rglob("*"))
         assert main([command, *arguments, *flag]) == 2
+        assert sorted(Path("lightning_logs").rglob("*")) == before
         error = capsys.readouterr().err
         assert f"{flag[0]} is {flag[1]}, but the checkpoint was trained with" in error
         assert error.count("\n") == 1

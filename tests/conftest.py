@@ -2,6 +2,7 @@
 
 import os
 import signal
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -45,6 +46,9 @@ def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.fixture(autouse=True)
-def no_seed_left_behind(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Lightning's `seed_everything` leaves its seed in the environment."""
-    monkeypatch.setenv("PL_GLOBAL_SEED", "0")
+def no_environment_left_behind() -> Iterator[None]:
+    """Lightning leaves its seed in the environment, and with `ddp` what makes a program a child."""
+    before = os.environ.copy()
+    yield
+    os.environ.clear()
+    os.environ.update(before)

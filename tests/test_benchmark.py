@@ -3,8 +3,8 @@ from importlib.util import find_spec
 
 import pytest
 from matplotlib.image import imread
+from processes import PROJECT, run
 from rich.console import Console
-from runs import PROJECT, run
 
 from gpa_lightning.benchmark import contest, main, rounds, scaling
 from gpa_lightning.benchmark.ablations import ABLATIONS

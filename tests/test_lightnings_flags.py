@@ -95,6 +95,7 @@ def test_a_precision_is_that_of_the_summary_too(precision, data, capsys):
 
 
 class TestFinders:
+    @pytest.mark.slow
     @pytest.mark.parametrize(("mode", "found"), [("power", 16), ("binsearch", 15)])
     @pytest.mark.parametrize("callbacks", [default_callbacks, list])
     def test_a_batch_size_that_is_found_is_that_of_the_loader(

@@ -5,7 +5,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from runs import PROJECT, long, run
+from processes import PROJECT, run
+from runs import long
 
 WATCH = """
 import json

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from runs import PROJECT, run
+from processes import PROJECT, run
 
 from gpa_lightning.commands import predict
 from gpa_lightning.commands.cli import main

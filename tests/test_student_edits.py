@@ -1,11 +1,10 @@
 """A student edits a copy of the lesson: the edit takes effect, as under plain Lightning."""
 
-import os
 import shutil
 
 import pytest
 import torch
-from runs import PROJECT, run
+from processes import PROJECT, run
 
 PROGRAM = """
 import sys
@@ -38,9 +37,9 @@ def trained(table, tmp_path_factory):
             path = folder / "gpa_lightning" / file
             assert old in path.read_text()
             path.write_text(path.read_text().replace(old, new))
-            environment = {**os.environ, "PYTHONPATH": str(folder)}
-            flags = ("--data.path", table, *FLAGS)
-            result = run("-c", PROGRAM, *flags, cwd=folder, env=environment)
+            program = folder / "program.py"
+            program.write_text(PROGRAM)
+            result = run(program, "--data.path", table, *FLAGS, cwd=folder)
             assert result.returncode == 0, result.stderr
             done[edit] = [
                 torch.load(path, weights_only=True)["state_dict"]

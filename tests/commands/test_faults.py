@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 import torch
 from lightning.pytorch.loggers import TensorBoardLogger
-from runs import HANGS, PROJECT, long, run, until
+from processes import HANGS, PROJECT, run, until
+from runs import long
 
 from gpa_lightning.commands.train import train
 
@@ -121,9 +122,12 @@ def test_a_folder_that_vanishes(table, workplace):
 def test_a_limit_on_the_size_of_files(table, workplace):
     resource = pytest.importorskip("resource")
     flags = ("--data.path", table, *FLAGS, "--max_epochs", "3")
-    result = run(
-        TRAIN,
-        *flags,
+    result = subprocess.run(
+        [sys.executable, TRAIN, *flags],
+        capture_output=True,
+        text=True,
+        timeout=HANGS,
+        check=False,
         # Python would write the first bytes of its bytecode files, and trust them ever after
         env=os.environ | {"PYTHONDONTWRITEBYTECODE": "1"},
         preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000)),

@@ -23,7 +23,8 @@ from data.test_sources import (
     pack,
     table,
 )
-from runs import PROJECT, fit, long
+from processes import PROJECT
+from runs import fit, long
 
 from gpa_lightning import GPADataModule, GPARegressor
 from gpa_lightning.commands import predict

@@ -10,7 +10,8 @@ import pandas as pd
 import pytest
 import torch
 from lightning.pytorch import Callback
-from runs import PROJECT, fit, run
+from processes import PROJECT, run
+from runs import fit
 
 from gpa_lightning import GPADataModule, GPARegressor
 from gpa_lightning.commands.predict import main

@@ -17,9 +17,11 @@ import psutil
 import pytest
 import torch
 from filelock import FileLock, Timeout
-from runs import HANGS, PROJECT, run, run_folder, until
+from processes import HANGS, PROJECT, run, until
+from runs import long, run_folder
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from gpa_lightning.commands.cli import main
 from gpa_lightning.commands.train import train
 
 TRAIN = PROJECT / "scripts/train.py"
@@ -72,6 +74,7 @@ def in_two_processes(*flags: str | Path) -> None:
     assert result.stdout.count("Summary") == 1
 
 
+@pytest.mark.slow
 def test_two_processes_train_like_one(uneven, workplace):
     """With half the batch each; the early stop is decided alike, and comes at the same epoch."""
     flags = ["--data.path", str(uneven), *SMALL, "--early_stopping.patience", "1"]
@@ -104,7 +107,7 @@ def test_a_resumed_run_with_dropout_is_bit_identical(uneven, workplace):
 
 
 @pytest.mark.slow
-def test_a_run_that_was_stopped_within_an_epoch(uneven, workplace):
+def test_a_run_that_was_stopped_within_an_epoch(uneven, workplace, capsys):
     """It goes on to the same bits, and is tested in two processes on the rows of its own split."""
     flags = [
         "--data.path",
@@ -119,20 +122,18 @@ def test_a_run_that_was_stopped_within_an_epoch(uneven, workplace):
     in_two_processes(*flags, *seed)
     in_two_processes(*flags, *seed, "--trainer.max_steps", "7")
     stopped = run_folder(1) / "checkpoints/last.ckpt"
-    alone = run(TRAIN, *flags, "--data.batch_size", "100", "--ckpt_path", stopped)
-    assert alone.returncode == 2
-    assert "taken within an epoch, with 2 processes" in alone.stderr
+    assert train([*flags, "--data.batch_size", "100", "--ckpt_path", str(stopped)]) == 2
+    assert "taken within an epoch, with 2 processes" in capsys.readouterr().err
     in_two_processes(*flags, *seed, "--ckpt_path", "last")
     for name, weight in checkpoint(0)["state_dict"].items():
         assert torch.equal(weight, checkpoint(1)["state_dict"][name]), name
     assert set(losses(0, "train_loss")) == set(losses(1, "train_loss"))
-    arguments = ["--data.path", uneven, "--ckpt_path", stopped]
+    arguments = ["test", "--data.path", str(uneven), "--ckpt_path", str(stopped)]
     devices = ["--trainer.accelerator", "cpu", "--trainer.devices", "2"]
-    together = run(
-        "-m", "gpa_lightning", "test", *arguments, *devices, cwd=workplace, env=ENVIRONMENT
-    )
-    single = run("-m", "gpa_lightning", "test", *arguments, cwd=workplace, env=ENVIRONMENT)
-    results = [re.search(r"test_loss.*?([\d.]+)", each.stdout)[1] for each in (together, single)]
+    together = run("-m", "gpa_lightning", *arguments, *devices, env=ENVIRONMENT).stdout
+    assert main(arguments) == 0
+    single = capsys.readouterr().out
+    results = [re.search(r"test_loss.*?([\d.]+)", each)[1] for each in (together, single)]
     assert results[0][:6] == results[1][:6]
 
 
@@ -252,7 +253,7 @@ def test_a_killed_process_ends_the_training_which_can_go_on(rank, uneven, workpl
 @pytest.mark.long
 def test_sigterm_ends_all_processes(uneven, workplace):
     flags = ["--data.path", str(uneven), *SMALL, "--early_stopping", "null", *TWO]
-    for attempt in range(4):  # where it arrives within a step is a matter of luck
+    for attempt in range(long(4)):  # where it arrives within a step is a matter of luck
         process = started([*flags, "--data.batch_size", "50", "--max_epochs", "100000"])
         logs = Path("lightning_logs")
         until(lambda: len([*logs.glob("*/checkpoints/last.ckpt")]) == attempt + 1, process)  # noqa: B023

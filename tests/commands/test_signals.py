@@ -7,7 +7,8 @@ import sys
 
 import pytest
 import torch
-from runs import HANGS, PROJECT, run_folder, until
+from processes import HANGS, PROJECT, until
+from runs import run_folder
 
 from gpa_lightning.commands.train import train
 

@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from runs import PROJECT, long, run
+from processes import PROJECT, run
+from runs import long
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 TRAIN = PROJECT / "scripts/train.py"

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from runs import PROJECT, run
+from processes import PROJECT, run
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from runs import PROJECT
+from processes import PROJECT
 
 from gpa_lightning.commands.study import main
 

@@ -12,7 +12,7 @@ import pytest
 import torch
 import yaml
 from matplotlib.image import imread
-from runs import HANGS, PROJECT, until
+from processes import HANGS, PROJECT, until
 from scipy import stats
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 

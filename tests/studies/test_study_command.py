@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 import torch
 from matplotlib.image import imread
-from runs import PROJECT
+from processes import PROJECT
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from gpa_lightning.commands.study import main

@@ -1,0 +1,79 @@
+"""Running a program of the project as its users do, in a process of its own."""
+
+import atexit
+import multiprocessing
+import os
+import runpy
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+PROJECT = Path(__file__).parents[1]
+HANGS = 3600
+"""Seconds after which a process is taken to hang; nothing that ends by itself takes as long."""
+
+# Importing the libraries takes longer than what most tests run, so a server imports them once and
+# forks a process for each program; the project itself is imported by the program.
+_LIBRARIES = [
+    *("lightning.pytorch.cli", "matplotlib.figure", "pandas", "pyarrow.csv", "rich.progress"),
+    *("sklearn.linear_model", "tensorboard.compat.proto.event_pb2", "torch.utils.tensorboard"),
+    *("torchmetrics", "torch._dynamo"),
+]
+_server = multiprocessing.get_context("forkserver")
+_server.set_forkserver_preload(_LIBRARIES)
+
+
+def run(
+    *args: str | Path,
+    cwd: str | Path | None = None,
+    env: Mapping[str, str] | None = None,
+) -> subprocess.CompletedProcess:
+    """Run Python on a file, or with any other arguments, and return what came of it."""
+    words = [str(arg) for arg in args]
+    if not words[0].endswith(".py"):
+        command = [sys.executable, *words]
+        return subprocess.run(
+            command, capture_output=True, text=True, timeout=HANGS, check=False, cwd=cwd, env=env
+        )
+    with TemporaryDirectory() as folder:
+        output, error = Path(folder, "stdout"), Path(folder, "stderr")
+        environment = dict(os.environ if env is None else env)
+        given = (words, str(cwd or Path.cwd()), environment, str(output), str(error))
+        process = _server.Process(target=_become, args=given)
+        process.start()
+        process.join(HANGS)
+        if process.is_alive():
+            process.kill()
+            raise subprocess.TimeoutExpired(words, HANGS)
+        return subprocess.CompletedProcess(
+            words, process.exitcode, output.read_text(), error.read_text()
+        )
+
+
+def _become(words: list[str], cwd: str, env: dict[str, str], output: str, error: str) -> None:
+    """Do in a new process what Python does with a file and its arguments."""
+    os.chdir(cwd)
+    os.environ.clear()
+    os.environ.update(env)
+    for descriptor, path in ((1, output), (2, error)):
+        os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND), descriptor)
+    sys.argv = words
+    sys.path.insert(0, str(Path(words[0]).parent.resolve()))
+    try:
+        runpy.run_path(words[0], run_name="__main__")
+    finally:
+        atexit._run_exitfuncs()
+
+
+def until(holds: Callable[[], object], *processes: subprocess.Popen) -> None:
+    """Wait until something holds, for as long as all of the given processes run."""
+    deadline = time.monotonic() + HANGS
+    while not holds():
+        for process in processes:
+            if process.poll() is not None:
+                raise AssertionError(f"ended early: {process.communicate()[1]}")
+        assert time.monotonic() < deadline, "it hangs"
+        time.sleep(0.02)

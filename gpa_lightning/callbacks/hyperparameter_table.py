@@ -5,10 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only
+from torch import Tensor
 
-from gpa_lightning.callbacks.tensorboard import tensorboard_loggers
+from gpa_lightning.callbacks.tensorboard import FINAL_LOSS, tensorboard_loggers
 
 _OF_THE_MACHINE = (
     "data/cache_dir",
@@ -23,9 +25,13 @@ class HyperparameterTable(Callback):
     """A row for the run in TensorBoard's HParams tab: hyperparameters, data, and final losses.
 
     Other loggers get what Lightning does not tell them: which data and which optimiser. The losses
-    are those that the run logs as ``val_loss`` and ``test_loss``, so a row has its test loss once
-    the run has been tested.
+    are the validation and the test loss of the weights that were tested after the fit: those of
+    the best epoch, if the test was given its checkpoint, else those of the last.
     """
+
+    def __init__(self) -> None:
+        self._last_validation: Tensor | None = None
+        self._has_fitted = False
 
     @rank_zero_only
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -58,3 +64,25 @@ class HyperparameterTable(Callback):
         for logger in tensorboard_loggers(trainer):
             for summary in summaries:
                 logger.experiment.file_writer.add_summary(summary)
+
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Note the last validation loss, of which the test leaves nothing."""
+        self._last_validation = trainer.callback_metrics.get("val_loss")
+        self._has_fitted = True
+
+    @rank_zero_only
+    def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Write the losses of the weights that were tested, and which epoch's they are."""
+        losses = {"test": trainer.callback_metrics.get("test_loss")}
+        best = trainer.checkpoint_callback
+        if isinstance(best, ModelCheckpoint) and trainer.ckpt_path == best.best_model_path:
+            epoch = "best"
+            losses["validation"] = best.best_model_score if best.monitor == "val_loss" else None
+        else:
+            epoch = "last"
+            losses["validation"] = self._last_validation
+        for logger in tensorboard_loggers(trainer) if self._has_fitted else ():
+            for name, loss in losses.items():
+                if loss is not None:
+                    tag = f"{FINAL_LOSS.format(epoch)}/{name}"
+                    logger.experiment.add_scalar(tag, loss, trainer.global_step)

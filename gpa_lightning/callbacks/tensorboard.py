@@ -12,7 +12,8 @@ from lightning.pytorch.utilities import rank_zero_only
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
 
-LOSS = "Loss by epoch"  # a capital letter, so that TensorBoard shows it first
+LOSS = "Loss/by epoch"  # a capital letter, so that TensorBoard shows it first
+FINAL_LOSS = "Loss of the {} epoch"  # after it; in the table of hyperparameters before all others
 CURVES = {"train_loss": "train", "val_loss": "validation"}
 
 
@@ -21,8 +22,8 @@ class EpochTensorBoardLogger(TensorBoardLogger):
 
     The two are runs of their own within the run's folder, as Keras's callback has them, so that
     TensorBoard gives each a colour and a name. Of all the other metrics the x axis counts steps.
-    The number of the epoch, which Lightning logs with each, gets no chart. Takes the same
-    arguments.
+    The number of the epoch, which Lightning logs with each, gets no chart, and the metrics of the
+    test set get a group of their own. Takes the same arguments.
     """
 
     _writers: dict[str, SummaryWriter] | None = None
@@ -44,7 +45,7 @@ class EpochTensorBoardLogger(TensorBoardLogger):
         values: dict[str, Any] = dict(metrics)
         epoch = values.pop("epoch", None)
         if values:
-            super().log_metrics(values, step)
+            super().log_metrics({_grouped(name): value for name, value in values.items()}, step)
         for name in CURVES.keys() & values.keys() if epoch is not None else ():
             self.writers[name].add_scalar(LOSS, values[name], int(epoch))
 
@@ -61,6 +62,10 @@ class EpochTensorBoardLogger(TensorBoardLogger):
         super().finalize(status)
         for writer in (self._writers or {}).values():
             writer.close()
+
+
+def _grouped(name: str) -> str:
+    return f"test/{name}" if name.startswith("test_") else name
 
 
 def tensorboard_loggers(trainer: Trainer) -> list[TensorBoardLogger]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -172,6 +173,10 @@ def print_summary(
     if fitted.tensorboard:
         command = f"tensorboard --logdir {fitted.tensorboard}"
         lines.append(("curves", f"make tensorboard  (or: {command})"))
+    if fitted.checkpoint:
+        checkpoint = shlex.quote(fitted.checkpoint)
+        command = f"python scripts/predict.py --ckpt_path {checkpoint} --input students.csv"
+        lines.append(("predict", command))
     console.print("\n[bold]Summary[/]")
     for label, value in lines:
         style = "bold red" if value.startswith("SYNTHETIC") else None

@@ -270,7 +270,26 @@ class TestTensorBoard:
         assert not {"data/location", "data/path", "data/cache_dir"} & start.keys()
         assert len(start["data/sha256"].string_value) == 64
         assert not any("_instantiator" in name for name in start)
-        assert len(events().Scalars("test_loss")) == 1
+        metrics = [tag for tag in events().Tags()["scalars"] if "test" in tag and "/test_" in tag]
+        assert sorted(metrics) == [f"test/test_{name}" for name in ("loss", "mae", "r2", "rmse")]
+
+    @pytest.mark.parametrize(
+        ("checkpoint", "epoch"), [([], "best"), (["--checkpoint=null"], "last")]
+    )
+    def test_the_final_losses_say_which_epoch_they_are_of(self, data, checkpoint, epoch):
+        # a learning rate at which the validation loss rises again
+        train([*data, "--model.learning_rate", "0.3", "--max_epochs", "4", *checkpoint])
+        logged = events()
+        losses = [point.value for point in logged.Scalars("val_loss")]
+        assert min(losses) < losses[-1]
+        group = f"Loss of the {epoch} epoch"
+        (validation,) = logged.Scalars(f"{group}/validation")
+        assert validation.value == (min(losses) if epoch == "best" else losses[-1])
+        (test,) = logged.Scalars(f"{group}/test")
+        assert test.value == logged.Scalars("test/test_loss")[0].value
+        # TensorBoard's table has the metrics in Python's order
+        assert min(logged.Tags()["scalars"]).startswith(group)
+        assert group < "Loss/by epoch"
 
     @pytest.mark.parametrize(("batch_size", "steps"), [("25", 14), ("full", 1)])
     def test_the_x_axis_counts_optimiser_steps(self, data, batch_size, steps):
@@ -420,7 +439,7 @@ class TestLossByEpoch:
 
     @staticmethod
     def curve(version: int, name: str) -> dict[int, float]:
-        points = events(version, name).Scalars("Loss by epoch")
+        points = events(version, name).Scalars("Loss/by epoch")
         return {point.step: point.value for point in points}
 
     def test_is_what_the_run_has_logged(self, data):

@@ -74,7 +74,8 @@ def test_the_first_thing_shown_is_both_losses_of_each_run_by_epochs(browser, ten
     page.goto(tensorboard)
     page.locator(".group-title").nth(2).wait_for()
     titles = page.locator(".group-title").all_inner_texts()
-    assert titles[:2] == ["Pinned", "Loss by epoch"]
+    assert titles[:3] == ["Pinned", "Loss", "Loss of the best epoch"]
+    assert "test" in titles
     assert "epoch" not in titles
     chart = page.locator("scalar-card-component").first
     for number, rate in enumerate(RATES):
@@ -106,13 +107,18 @@ def test_both_losses_stand_in_one_chart(page, tensorboard):
 def test_the_table_of_hyperparameters_has_the_final_test_losses(page, tensorboard, logs):
     page.goto(f"{tensorboard}#hparams")
     table = page.locator("tf-hparams-table-view")
-    for text in ("learning_rate", "test_loss", "version_0-0.001", "version_1-0.003"):
+    test = "Loss of the best epoch/test"
+    # what differs between the runs comes first, then what came out of them
+    headers = ["learning_rate", test, "Loss of the best epoch/validation", "train.Loss/by epoch"]
+    for text in (*headers, "version_0-0.001", "version_1-0.003"):
         table.get_by_text(text, exact=True).first.wait_for()
+    places = [table.get_by_text(text, exact=True).first.bounding_box()["x"] for text in headers]
+    assert places == sorted(places)
     cells = [text.strip() for text in table.locator("vaadin-grid-cell-content").all_inner_texts()]
     for number, rate in enumerate(RATES):
         events = EventAccumulator(str(logs / f"version_{number}-{rate}"))
         events.Reload()
-        (test_loss,) = events.Scalars("test_loss")
+        (test_loss,) = events.Scalars(test)
         assert f"{test_loss.value:#.5g}" in cells
         assert f"{float(rate):#.5g}" in cells
 

@@ -26,9 +26,52 @@ _server = multiprocessing.get_context("forkserver")
 _server.set_forkserver_preload(_LIBRARIES)
 
 
+class Program:
+    """A running program, with the methods of `subprocess.Popen` that the tests use."""
+
+    def __init__(
+        self, *args: str | Path, cwd: Path | None = None, env: Mapping[str, str] | None = None
+    ) -> None:
+        self.args = [str(arg) for arg in args]
+        self._folder = TemporaryDirectory()
+        self._output, self._errors = Path(self._folder.name, "out"), Path(self._folder.name, "err")
+        environment = dict(os.environ if env is None else env)
+        outputs = (str(self._output), str(self._errors))
+        self._process = _server.Process(
+            target=_become, args=(self.args, str(cwd or Path.cwd()), environment, *outputs)
+        )
+        self._process.start()
+        self.pid = self._process.pid
+
+    @property
+    def returncode(self) -> int | None:
+        return self._process.exitcode
+
+    def poll(self) -> int | None:
+        return self.returncode
+
+    def send_signal(self, number: int) -> None:
+        if self.returncode is None:
+            os.kill(self.pid, number)
+
+    def kill(self) -> None:
+        self._process.kill()
+
+    def wait(self, timeout: float = HANGS) -> int:
+        self._process.join(timeout)
+        if self.returncode is None:
+            self.kill()
+            raise subprocess.TimeoutExpired(self.args, timeout)
+        return self.returncode
+
+    def communicate(self, timeout: float = HANGS) -> tuple[str, str]:
+        self.wait(timeout)
+        return self._output.read_text(), self._errors.read_text()
+
+
 def run(
     *args: str | Path,
-    cwd: str | Path | None = None,
+    cwd: Path | None = None,
     env: Mapping[str, str] | None = None,
 ) -> subprocess.CompletedProcess:
     """Run Python on a file, or with any other arguments, and return what came of it."""
@@ -38,19 +81,9 @@ def run(
         return subprocess.run(
             command, capture_output=True, text=True, timeout=HANGS, check=False, cwd=cwd, env=env
         )
-    with TemporaryDirectory() as folder:
-        output, error = Path(folder, "stdout"), Path(folder, "stderr")
-        environment = dict(os.environ if env is None else env)
-        given = (words, str(cwd or Path.cwd()), environment, str(output), str(error))
-        process = _server.Process(target=_become, args=given)
-        process.start()
-        process.join(HANGS)
-        if process.is_alive():
-            process.kill()
-            raise subprocess.TimeoutExpired(words, HANGS)
-        return subprocess.CompletedProcess(
-            words, process.exitcode, output.read_text(), error.read_text()
-        )
+    program = Program(*words, cwd=cwd, env=env)
+    output, errors = program.communicate()
+    return subprocess.CompletedProcess(words, program.returncode, output, errors)
 
 
 def _become(words: list[str], cwd: str, env: dict[str, str], output: str, error: str) -> None:
@@ -68,7 +101,7 @@ def _become(words: list[str], cwd: str, env: dict[str, str], output: str, error:
         atexit._run_exitfuncs()
 
 
-def until(holds: Callable[[], object], *processes: subprocess.Popen) -> None:
+def until(holds: Callable[[], object], *processes: "subprocess.Popen | Program") -> None:
     """Wait until something holds, for as long as all of the given processes run."""
     deadline = time.monotonic() + HANGS
     while not holds():

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 from lightning.pytorch.loggers import TensorBoardLogger
-from processes import HANGS, PROJECT, run, until
+from processes import HANGS, PROJECT, Program, run, until
 from runs import long
 
 from gpa_lightning.commands.train import train
@@ -52,18 +52,15 @@ def disk(workplace) -> Iterator[Callable[[str], Path]]:
         subprocess.run(["umount", "--lazy", str(each)], check=True)
 
 
-def started(table: Path) -> subprocess.Popen:
+def started(table: Path) -> Program:
     """Start a training without end, and wait until it has saved something."""
-    command = [str(TRAIN), "--data.path", str(table), *FLAGS, "--max_epochs", "1000000"]
-    process = subprocess.Popen(
-        [sys.executable, *command], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
-    )
+    process = Program(TRAIN, "--data.path", table, *FLAGS, "--max_epochs", "1000000")
     until(LAST.exists, process)
     return process
 
 
-def one_line(process: subprocess.Popen) -> str:
-    _, errors = process.communicate(timeout=HANGS)
+def one_line(process: Program) -> str:
+    _, errors = process.communicate()
     assert process.returncode == 2, errors
     assert errors.startswith("error: ")
     assert errors.count("\n") == 1, errors

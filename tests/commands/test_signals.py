@@ -1,13 +1,10 @@
 """Ctrl-C and SIGTERM, sent to a real training."""
 
-import os
 import signal
-import subprocess
-import sys
 
 import pytest
 import torch
-from processes import HANGS, PROJECT, until
+from processes import PROJECT, Program, until
 from runs import run_folder
 
 from gpa_lightning.commands.train import train
@@ -32,16 +29,11 @@ SMALL = ("--model.hidden_sizes", "[16,8]", "--model.dropout", "0.2", "--early_st
 )
 def test_an_interrupted_run_can_go_on(by, table, workplace):
     flags = ["--data.path", str(table), *SMALL]
-    process = subprocess.Popen(
-        [sys.executable, str(PROJECT / "scripts/train.py"), *flags, "--max_epochs", "100000"],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+    process = Program(PROJECT / "scripts/train.py", *flags, "--max_epochs", "100000")
     until(lambda: (run_folder() / "checkpoints/last.ckpt").exists(), process)
     last = run_folder() / "checkpoints/last.ckpt"
     process.send_signal(by)
-    _, errors = process.communicate(timeout=HANGS)
+    _, errors = process.communicate()
     assert process.returncode == 128 + by
     assert f"interrupted by {by.name}" in errors
     assert "--ckpt_path last" in errors
@@ -53,22 +45,17 @@ def test_an_interrupted_run_can_go_on(by, table, workplace):
 
 
 @pytest.mark.slow
-def test_a_second_ctrl_c_ends_at_once(table, workplace):
+def test_a_second_ctrl_c_ends_at_once(table, workplace, monkeypatch):
     (workplace / "slow.py").write_text(SLOW)
     flags = ["--data.path", str(table), *SMALL, "--trainer.callbacks+=slow.Slow"]
-    process = subprocess.Popen(
-        [sys.executable, str(PROJECT / "scripts/train.py"), *flags, "--max_epochs", "100000"],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-        env={**os.environ, "PYTHONPATH": str(workplace)},
-    )
+    monkeypatch.syspath_prepend(workplace)
+    process = Program(PROJECT / "scripts/train.py", *flags, "--max_epochs", "100000")
     until(lambda: (run_folder() / "checkpoints/last.ckpt").exists(), process)
     last = run_folder() / "checkpoints/last.ckpt"
     process.send_signal(signal.SIGINT)
     until((workplace / "stopping").exists, process)
     process.send_signal(signal.SIGINT)
-    _, errors = process.communicate(timeout=HANGS)  # the first one would take ten times as long
+    _, errors = process.communicate()  # the first one would take ten times as long
     assert process.returncode == 130
     assert "Traceback" not in errors
     torch.load(last, weights_only=True)

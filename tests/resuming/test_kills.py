@@ -3,15 +3,13 @@
 import os
 import random
 import signal
-import subprocess
-import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 import torch
-from processes import PROJECT, run
+from processes import PROJECT, Program, run
 from runs import long
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -183,7 +181,7 @@ def test_a_run_killed_at_any_moment_goes_on(case, uninterrupted, tmp_path):
 LARGE = ("--model.hidden_sizes", "[1500,1500]", "--max_epochs", "4", "--early_stopping", "null")
 
 
-def killed_while(process: subprocess.Popen, half_written: Path) -> bool:
+def killed_while(process: Program, half_written: Path) -> bool:
     """Kill a process as soon as a checkpoint of its is there in part."""
     while process.poll() is None:
         try:
@@ -208,12 +206,7 @@ def test_a_run_killed_in_the_middle_of_writing_a_checkpoint_goes_on(table, tmp_p
         folder = tmp_path / str(attempt)
         checkpoints = folder / RUN / "checkpoints"
         folder.mkdir()
-        process = subprocess.Popen(
-            [sys.executable, *command],
-            cwd=folder,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-        )
+        process = Program(*command, cwd=folder)
         while attempt % 2 and not (checkpoints / "last.ckpt").exists():  # half of them later
             assert process.poll() is None
         assert killed_while(process, checkpoints)
@@ -231,9 +224,7 @@ def test_a_run_killed_at_any_time_goes_on(uninterrupted, tmp_path):
     for attempt in range(long(6)):
         folder = tmp_path / str(attempt)
         folder.mkdir()
-        process = subprocess.Popen(
-            [sys.executable, *command], cwd=folder, stdout=subprocess.DEVNULL
-        )
+        process = Program(*command, cwd=folder)
         while not (folder / RUN / "checkpoints").exists():
             assert process.poll() is None
         time.sleep(draw.uniform(0, 0.5))

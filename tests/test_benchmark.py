@@ -1,6 +1,8 @@
 from dataclasses import replace
 from importlib.util import find_spec
+from pathlib import Path
 
+import psutil
 import pytest
 from matplotlib.image import imread
 from processes import PROJECT, run
@@ -238,3 +240,20 @@ def test_a_speed_up_that_is_taken_out_changes_no_result(name, twin, tmp_path, mo
     without = ABLATIONS[name].run(task, Meter()).val_loss
     shuffled_otherwise = name == "without-gather"
     assert without == pytest.approx(with_it, rel=0.05 if shuffled_otherwise else 1e-4)
+
+
+def test_a_program_is_busy_beside_what_is_measured(identical_students, tmp_path, monkeypatch):
+    beside = []
+
+    def measure_one(task):
+        children = psutil.Process().children()
+        beside.extend(child for child in children if "while True" in child.cmdline()[-1])
+        return CONTENDERS[task.contender].run(task, Meter())
+
+    monkeypatch.setattr(rounds, "measure", measure_one)
+    monkeypatch.chdir(tmp_path)
+    flags = ["--mode=load", "--threads=1", "--epochs=2", "--rounds=1", "--contenders", "lecture"]
+    assert main([*flags, f"--data.path={identical_students}", "--output=report"]) == 0
+    (neighbour,) = beside
+    assert not neighbour.is_running()
+    assert "beside a program that keeps one core busy" in Path("report/benchmark.md").read_text()

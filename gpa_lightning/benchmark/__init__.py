@@ -3,6 +3,7 @@
     pip install -r requirements-benchmark.txt
     python scripts/benchmark.py                     # mini-batch training, every contender
     python scripts/benchmark.py --mode full-batch
+    python scripts/benchmark.py --mode load         # mini-batch training beside a busy program
     python scripts/benchmark.py --mode speed-ups    # this project without each of its speed-ups
     python scripts/benchmark.py --mode scaling      # how cost grows with rows and batch size
 
@@ -13,6 +14,7 @@ each epoch and the peak of the memory. *Rounds* repeat that, and a *report* comp
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -26,13 +28,20 @@ from rich.markdown import Markdown
 
 from gpa_lightning.benchmark.ablations import ABLATIONS
 from gpa_lightning.benchmark.contest import EVERYONE, hold_contest
+from gpa_lightning.benchmark.neighbour import busy_neighbour
 from gpa_lightning.benchmark.scaling import BATCH_SIZES, ROWS, measure_scaling
 from gpa_lightning.benchmark.task import Task
 from gpa_lightning.data.datamodule import GPADataModule
 from gpa_lightning.data.table import DataError
 
 # of each mode, how many (epochs, rounds) show its cost in reasonable time
-MODES = {"mini-batch": (10, 5), "full-batch": (20, 5), "speed-ups": (10, 5), "scaling": (3, 1)}
+MODES = {
+    "mini-batch": (10, 5),
+    "full-batch": (20, 5),
+    "load": (6, 5),
+    "speed-ups": (10, 5),
+    "scaling": (3, 1),
+}
 
 
 def main(args: Sequence[str] | None = None) -> int:
@@ -69,7 +78,9 @@ def main(args: Sequence[str] | None = None) -> int:
             if config.mode == "speed-ups":
                 mini_batch = (name for name in ABLATIONS if not ABLATIONS[name].full_batch)
                 names = names or ["this-project", *mini_batch]
-            report = hold_contest(task, names, rounds, description, console)
+            busy = config.mode == "load"
+            with busy_neighbour() if busy else nullcontext():
+                report = hold_contest(task, names, rounds, description, console, busy)
     output = Path(config.output or f"lightning_logs/benchmark-{config.mode}")
     report.save(output)
     console.print(Markdown(report.page))

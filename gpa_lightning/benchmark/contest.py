@@ -36,7 +36,12 @@ watches for early stopping, as its training script does.
 
 
 def hold_contest(
-    task: Task, names: Sequence[str] | None, rounds: int, data: str, console: Console
+    task: Task,
+    names: Sequence[str] | None,
+    rounds: int,
+    data: str,
+    console: Console,
+    busy: bool = False,
 ) -> Report:
     """Measure the same task with each contender.
 
@@ -47,6 +52,7 @@ def hold_contest(
         rounds: Number of rounds.
         data: Name and size of the table, for the report.
         console: Console to draw the progress bar on.
+        busy: Whether a busy program is running beside.
 
     Returns:
         The contenders' table and bars, the fastest first.
@@ -58,6 +64,8 @@ def hold_contest(
     tasks = {name: replace(task, contender=name) for name in names if name not in skipped}
     outcomes = run_rounds(tasks, rounds, console) | skipped
     title = "full-batch training" if size == "full" else f"mini-batch training, {size} rows a batch"
+    if busy:
+        title += ", beside a program that keeps one core busy"
     page = f"{heading(title.capitalize(), task, rounds, data)}\n{_table(outcomes)}{NOTES}"
     where = f"{hardware(task.device)}, CPU threads: {task.threads}"
     return Report(page, _chart(outcomes, f"{title}\n{where}"))

@@ -2,7 +2,7 @@
 
 import sys
 
-from gpa_lightning.commands.cli import main
+from gpa_lightning.commands.program import main
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -12,8 +12,8 @@ import torch
 from processes import PROJECT, run
 
 from gpa_lightning.commands import predict
-from gpa_lightning.commands.cli import main
 from gpa_lightning.commands.compare import main as compare
+from gpa_lightning.commands.program import main
 from gpa_lightning.commands.study import main as study
 from gpa_lightning.commands.train import train
 
@@ -72,7 +72,7 @@ def test_command(command, program, home, capsys):
         return
     if "synthetic" in command:
         (home / "students.csv").unlink()
-    quick = QUICK if "train" in program or " fit" in command else []
+    quick = QUICK if "train" in program or "gpa_lightning train" in command else []
     assert PROGRAMS[program]([*arguments(command, program), *quick]) == 0
     if "study" in program:
         return

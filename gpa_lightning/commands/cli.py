@@ -326,7 +326,7 @@ def _optimizer_config(learning_rate: float) -> Namespace:
 
 
 def main(args: Sequence[str] | None = None) -> int:
-    """Run the ``gpa-lightning`` command: ``fit``, ``validate``, ``test`` or ``predict``.
+    """Run Lightning's own commands: ``fit``, ``validate``, ``test``.
 
     Args:
         args: The command line, without the program's name; by default that of the process.

@@ -1,0 +1,68 @@
+"""``gpa-lightning``: every command of the project under one name."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+from difflib import get_close_matches
+from importlib import import_module
+
+from gpa_lightning.commands.refusal import refuse
+from gpa_lightning.resuming.checkpoint import VERSION
+
+# by name: where its function is, which is imported when it is called, and what it does
+COMMANDS = {
+    "train": ("train:train", "train the network, test it, and print a summary"),
+    "predict": ("predict:main", "predict GPAs for a table, from a checkpoint"),
+    "compare": ("compare:main", "train several settings on the same seeds, and compare them"),
+    "study": ("study:main", "reproduce the lecture's claims"),
+}
+LIGHTNINGS = {
+    "fit": "train, and no more",
+    "validate": "evaluate a checkpoint on the validation set",
+    "test": "evaluate a checkpoint on the test set",
+}
+
+
+def main(args: Sequence[str] | None = None) -> int:
+    """Run ``gpa-lightning``: the command that its first argument names.
+
+    Args:
+        args: The command line, without the program's name; by default that of the process.
+
+    Returns:
+        The command's exit code; 2 if there is no such command.
+    """
+    given = list(sys.argv[1:] if args is None else args)
+    if not given or given[0] in ("-h", "--help"):
+        print(_help())  # noqa: T201
+        return 0
+    name, *rest = given
+    if name == "--version":
+        print(f"gpa-lightning {VERSION}")  # noqa: T201
+        return 0
+    if name in LIGHTNINGS:
+        return _function("cli:main")(given)
+    if name not in COMMANDS:
+        known = [*COMMANDS, *LIGHTNINGS]
+        near = get_close_matches(name, known, 1)
+        meant = f"did you mean {near[0]}?" if near else f"it is one of {', '.join(known)}"
+        return refuse(f"{name}: there is no such command; {meant}")
+    place, _ = COMMANDS[name]
+    return _function(place)(rest)
+
+
+def _function(place: str) -> Callable[[Sequence[str]], int]:
+    module, name = place.split(":")
+    function: Callable[[Sequence[str]], int] = getattr(
+        import_module(f"gpa_lightning.commands.{module}"), name
+    )
+    return function
+
+
+def _help() -> str:
+    lines = ["usage: gpa-lightning COMMAND ...", ""]
+    lines += [f"  {name:<10} {text}" for name, (_, text) in COMMANDS.items()]
+    lines += ["", "  of Lightning's command line:"]
+    lines += [f"  {name:<10} {text}" for name, text in LIGHTNINGS.items()]
+    return "\n".join([*lines, "", "gpa-lightning COMMAND --help lists the flags of a command."])

@@ -7,7 +7,7 @@ INSTALLED := .venv/.installed
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 8
 
 .DEFAULT_GOAL := help
-.PHONY: help train compare study results test test-all test-long lint format tensorboard clean
+.PHONY: help train compare study results notebook test test-all test-long lint format tensorboard clean
 
 help: ## list what there is
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
@@ -58,6 +58,9 @@ results: $(INSTALLED) ## put the studies' reports and figures into docs/results.
 	    sed -e 's/^#/##/' -e "s#(figure.png)#(results/$$name.png)#" -e 's/^Every number: .*/Every number: `results.csv`, beside the report that the command writes/' \
 	      lightning_logs/studies/$$name/report.md; \
 	  done; } > docs/results.md
+
+notebook: $(INSTALLED) ## execute docs/lecture.ipynb anew, on the synthetic twin unless there is a data/GPA.csv
+	GPA_CSV= $(BIN)/jupyter-execute --inplace docs/lecture.ipynb
 
 tensorboard: $(INSTALLED) ## show the curves at http://localhost:6006
 	$(BIN)/tensorboard --logdir lightning_logs --host 127.0.0.1 $(ARGS)

@@ -8,7 +8,7 @@ import pydoc
 import re
 import shlex
 import sys
-from argparse import ArgumentError, ArgumentParser, Namespace
+from argparse import ArgumentError, ArgumentParser
 from collections.abc import Mapping, Sequence
 from itertools import takewhile
 from pathlib import Path
@@ -40,6 +40,7 @@ from gpa_lightning.studies.comparison import Comparison
 from gpa_lightning.studies.runs import Outcome, Run, perform
 from gpa_lightning.studies.settings import Settings, without_advice
 
+OUTPUT = Path(LOGS, "compare")
 DESCRIPTION = """Train several settings on the same seeds, and compare them. A setting is a string
 of flags of train.py in quotes ("" for none), the first is what the others are compared with. Flags
 behind the settings that are not listed here go to all of them. Finished runs are kept: a comparison
@@ -130,7 +131,6 @@ def main(args: Sequence[str] | None = None) -> int:
     Returns:
         The exit code: 0, 2 for a mistake that the user can mend, 130 if stopped by Ctrl-C.
     """
-    quieten_third_parties()
     return run_and_keep(lambda: _main(sys.argv[1:] if args is None else args))
 
 
@@ -142,19 +142,21 @@ def _main(args: Sequence[str]) -> int:
     if own.runs:
         if shared:
             raise ArgumentError(None, f"--from trains nothing, so it takes no {shared[0]}")
-        settings = Settings(output=own.output)
         comparison = _read(own.runs)
     else:
-        settings, comparison = _train(given, shared, own)
+        how = {"seeds": own.seeds, "n_jobs": own.n_jobs, "dask": own.dask}
+        comparison = compare(given, shared, output=own.output, **how)
     table = comparison.table
-    comparison.save(settings, f"scripts/compare.py {shlex.join(args)}")
-    console = Console(soft_wrap=True, highlight=False)
+    comparison.save(Settings(output=own.output), f"scripts/compare.py {shlex.join(args)}")
     against = [table.columns[0], *table.columns[-3:-1]]  # more columns than a terminal is wide
-    for columns in (table.columns.drop(against[1:]), against):
-        Console(highlight=False).print(_rich(table[columns]))
-    for note in comparison.notes:
-        console.print(escape(note), style="bold red" if "SYNTHETIC" in note else None)
-    console.print(f"saved in {own.output}; curves: tensorboard --logdir {own.output}")
+    with Console(highlight=False) as console:  # at once, as a notebook spaces what comes apart
+        for columns in (table.columns.drop(against[1:]), against):
+            console.print(_rich(table[columns]))
+        for note in comparison.notes:
+            style = "bold red" if "SYNTHETIC" in note else None
+            console.print(escape(note), style=style, soft_wrap=True)
+        saved = f"saved in {own.output}; curves: tensorboard --logdir {own.output}"
+        console.print(saved, soft_wrap=True)
     return 0 if table["test loss"].any() else 2
 
 
@@ -190,7 +192,7 @@ def _parser() -> ArgumentParser:
     add(
         "--output",
         type=Path,
-        default=Path(LOGS, "compare"),
+        default=OUTPUT,
         help="Folder for runs, table, figure and report (default: %(default)s).",
     )
     add("--n_jobs", type=_jobs, default=1, help="Runs at a time; -1: one a core (default: 1).")
@@ -220,18 +222,40 @@ def words(setting: str) -> list[str]:
     return list(lexer)
 
 
-def _train(
-    given: Sequence[str], shared: Sequence[str], own: Namespace
-) -> tuple[Settings, Comparison]:
-    """Parse all settings, then train each with each seed."""
+def compare(
+    settings: Sequence[str],
+    flags: Sequence[str] = (),
+    *,
+    seeds: int = 5,
+    output: Path = OUTPUT,
+    n_jobs: int = 1,
+    dask: str | None = None,
+) -> Comparison:
+    """Train several settings on the same seeds, as ``scripts/compare.py`` does.
+
+    Args:
+        settings: Flags of ``scripts/train.py``, a string a setting; that to compare with first.
+        flags: Flags of all settings.
+        seeds: Number of seeds, from 0 on.
+        output: Folder for the runs, of which those that are finished are kept.
+        n_jobs: Runs at a time; -1 is one a core.
+        dask: Address of the scheduler of a Dask cluster, which then does the runs.
+
+    Returns:
+        What they came to: a table, a figure, a row a run.
+
+    Raises:
+        ArgumentError: If a setting is none, or the same as another.
+    """
+    quieten_third_parties()
     parsed: dict[str, tuple[dict[str, Any], str, str]] = {}
     first: SettingCLI | None = None
-    for setting in given:
+    for setting in settings:
         try:
-            flags = words(setting)
-            if any(word.startswith("--seed_everything") for word in [*flags, *shared]):
+            given = words(setting)
+            if any(word.startswith("--seed_everything") for word in [*given, *flags]):
                 raise ArgumentError(None, "--seed_everything: --seeds gives the seeds")
-            cli = SettingCLI([*shared, *flags, "--seed_everything", "0"])
+            cli = SettingCLI([*flags, *given, "--seed_everything", "0"])
             config = yaml.safe_load(cli.parser.dump(cli.config, skip_none=False))
             provenance = cli.datamodule.provenance
         except (
@@ -246,18 +270,17 @@ def _train(
         same = [name for name, (other, *_) in parsed.items() if other == config]
         if same:
             raise ArgumentError(None, f'setting "{setting}": is the same as {same[0]}')
-        parsed[_unique(short_name(flags) or "defaults", parsed)] = (
+        parsed[_unique(short_name(given) or "defaults", parsed)] = (
             config,
             provenance.sha256,
             _code(config),
         )
         first = first or cli
-    assert first is not None
-    output = own.output.absolute()
+    if first is None:
+        raise ArgumentError(None, "give settings: strings of flags")
+    output = output.absolute()
     data = {**first.datamodule.provenance.arguments, "test_size": first.datamodule.test_size}
-    settings = Settings(
-        data, seeds=range(own.seeds), output=output.parent, n_jobs=own.n_jobs, dask=own.dask
-    )
+    study = Settings(data, seeds=range(seeds), output=output.parent, n_jobs=n_jobs, dask=dask)
     runs = {
         name: [
             Run(
@@ -265,16 +288,15 @@ def _train(
                 run,
                 {"seed": seed, "config": config, "table": table, "code": code},
             )
-            for seed in range(own.seeds)
+            for seed in range(seeds)
         ]
         for name, (config, table, code) in parsed.items()
     }
     every = [each for part in runs.values() for each in part]
-    _forget_failures(every, settings)
-    outcomes = iter(perform(output.name, every, settings))
+    _forget_failures(every, study)
+    outcomes = iter(perform(output.name, every, study))
     compared = {name: [next(outcomes) for _ in part] for name, part in runs.items()}
-    described = dict(zip(parsed, given, strict=True))
-    return Settings(data, output=output), Comparison(compared, described)
+    return Comparison(compared, dict(zip(parsed, settings, strict=True)))
 
 
 def _forget_failures(runs: Sequence[Run], settings: Settings) -> None:

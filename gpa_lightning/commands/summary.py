@@ -177,11 +177,12 @@ def print_summary(
         checkpoint = shlex.quote(fitted.checkpoint)
         command = f"python scripts/predict.py --ckpt_path {checkpoint} --input students.csv"
         lines.append(("predict", command))
-    console.print("\n[bold]Summary[/]")
-    for label, value in lines:
-        style = "bold red" if value.startswith("SYNTHETIC") else None
-        # soft wrap: paths and sums stay whole when they are copied
-        console.print(f"{label:<22}", Text(value), style=style, soft_wrap=True, highlight=False)
+    with console:  # at once, as a notebook spaces what comes apart
+        console.print("\n[bold]Summary[/]")
+        for label, value in lines:
+            style = "bold red" if value.startswith("SYNTHETIC") else None
+            # soft wrap: paths and sums stay whole when they are copied
+            console.print(f"{label:<22}", Text(value), style=style, soft_wrap=True, highlight=False)
 
 
 def _curves(fitted: FitReport) -> Table:

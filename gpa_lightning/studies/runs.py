@@ -17,10 +17,11 @@ from joblib import Parallel, delayed, effective_n_jobs, parallel_config
 from joblib.externals.loky.process_executor import TerminatedWorkerError
 from lightning.pytorch import Callback, LightningDataModule, Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 
 from gpa_lightning import GPADataModule, GPARegressor, default_callbacks
 from gpa_lightning.callbacks import HyperparameterTable
+from gpa_lightning.callbacks.notebook_progress import NotebookProgress
 from gpa_lightning.estimator import quiet_lightning
 from gpa_lightning.losses import evaluation_mse
 from gpa_lightning.resuming.checkpoint import VERSION
@@ -91,7 +92,8 @@ def perform(study: str, runs: Sequence[Run], settings: Settings) -> list[Outcome
     output = settings.output.absolute()  # a worker may have another working directory
     outcomes: dict[int, Outcome] = {}
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
-    with _engine(settings) as threads, Progress(*columns, TimeRemainingColumn()) as progress:
+    remaining = TimeRemainingColumn(elapsed_when_finished=True)
+    with _engine(settings) as threads, NotebookProgress(*columns, remaining) as progress:
         bar = progress.add_task(study, total=len(runs))
         for attempt in range(1, ATTEMPTS + 1):
             calls = (
@@ -102,7 +104,7 @@ def perform(study: str, runs: Sequence[Run], settings: Settings) -> list[Outcome
             try:
                 for i, outcome in Parallel(settings.n_jobs, return_as="generator_unordered")(calls):
                     outcomes[i] = outcome
-                    progress.advance(bar)
+                    progress.update(bar, advance=1, refresh=True)
                 break
             except TerminatedWorkerError as error:
                 if attempt == ATTEMPTS:

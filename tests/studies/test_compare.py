@@ -4,6 +4,7 @@ import json
 import signal
 import subprocess
 import sys
+from argparse import ArgumentError
 from pathlib import Path
 
 import numpy as np
@@ -106,6 +107,17 @@ class TestSettings:
         assert expected.pop("seconds") > 0
         assert found.pop("seconds") > 0
         assert found == expected
+
+    def test_from_python(self, small, fits, no_figure, capsys):
+        settings = ["", "--model.dropout 0.5"]
+        comparison = compare.compare(settings, small, seeds=1)
+        assert main([*settings, "--seeds", "1", *small]) == 0
+        assert len(fits) == 2  # the command has found the function's runs
+        output = capsys.readouterr().out
+        assert list(comparison.runs.setting) == ["defaults", "dropout=0.5"]
+        assert all(f"{loss:.4f}" in output for loss in comparison.runs.test_loss)
+        with pytest.raises(ArgumentError, match="no_such_flag"):
+            compare.compare(["--no_such_flag 1"], small)
 
     def test_a_recipes_seed_gives_way_and_its_test_set_is_told(self, small, no_figure, capsys):
         recipe = "--config lecture-full-batch --max_epochs 1"

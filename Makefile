@@ -51,13 +51,18 @@ study: $(INSTALLED) ## reproduce the lecture's claims: make study ARGS="list", A
 results: $(INSTALLED) ## put the studies' reports and figures into docs/results.md
 	mkdir -p docs/results
 	set -e; { printf '# What the lecture says, measured\n\n'; \
-	  printf 'Made by `python scripts/study.py all` and `make results`, in the order of the lecture.\n'; \
+	  printf 'Made by `python scripts/study.py all`, `scripts/compare.py` and `make results`, in the order of the lecture.\n'; \
 	  for name in $$($(BIN)/python scripts/study.py list | cut -d ' ' -f 1); do \
-	    cp lightning_logs/studies/$$name/figure.png docs/results/$$name.png; \
+	    cp lightning_studies/$$name/figure.png docs/results/$$name.png; \
 	    echo; \
 	    sed -e 's/^#/##/' -e "s#(figure.png)#(results/$$name.png)#" -e 's/^Every number: .*/Every number: `results.csv`, beside the report that the command writes/' \
-	      lightning_logs/studies/$$name/report.md; \
-	  done; } > docs/results.md
+	      lightning_studies/$$name/report.md; \
+	  done; \
+	  cp lightning_studies/compare/figure.png docs/results/compare.png; \
+	  echo; \
+	  sed -e 's/^#/##/' -e 's/^## Comparison/## Four settings, compared/' -e "s#(figure.png)#(results/compare.png)#" \
+	    -e 's/^Every run: .*/Every run: `results.csv`, beside the report that the command writes/' lightning_studies/compare/report.md; \
+	} > docs/results.md
 
 notebook: $(INSTALLED) ## execute docs/lecture.ipynb anew, on the synthetic twin unless there is a data/GPA.csv
 	GPA_CSV= $(BIN)/jupyter-execute --inplace docs/lecture.ipynb

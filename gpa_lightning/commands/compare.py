@@ -36,11 +36,12 @@ from gpa_lightning.commands.summary import final_losses
 from gpa_lightning.commands.train import TrainCLI, fit_and_test
 from gpa_lightning.data.table import DataError
 from gpa_lightning.resuming.checkpoint import CheckpointError, read_checkpoint
-from gpa_lightning.studies.comparison import Comparison
+from gpa_lightning.studies.comparison import CURVES, Comparison
 from gpa_lightning.studies.runs import Outcome, Run, perform
+from gpa_lightning.studies.settings import OUTPUT as STUDIES
 from gpa_lightning.studies.settings import Settings, without_advice
 
-OUTPUT = Path(LOGS, "compare")
+OUTPUT = STUDIES / "compare"
 DESCRIPTION = """Train several settings on the same seeds, and compare them. A setting is a string
 of flags of train.py in quotes ("" for none), the first is what the others are compared with. Flags
 behind the settings that are not listed here go to all of them. Finished runs are kept: a comparison
@@ -155,7 +156,7 @@ def _main(args: Sequence[str]) -> int:
         for note in comparison.notes:
             style = "bold red" if "SYNTHETIC" in note else None
             console.print(escape(note), style=style, soft_wrap=True)
-        saved = f"saved in {own.output}; curves: tensorboard --logdir {own.output}"
+        saved = f"saved in {own.output}; curves: tensorboard --logdir {own.output / CURVES}"
         console.print(saved, soft_wrap=True)
     return 0 if table["test loss"].any() else 2
 

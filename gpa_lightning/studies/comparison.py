@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +13,9 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 from scipy import stats
+from torch.utils.tensorboard import SummaryWriter
 
+from gpa_lightning.callbacks.tensorboard import LOSS
 from gpa_lightning.data.table import Provenance
 from gpa_lightning.studies.drawing import MSE, draw_band, new_axes
 from gpa_lightning.studies.result import (
@@ -32,6 +35,8 @@ ALT = "Training and validation loss of each setting against the epoch."
 CAPTION = """\
 Mean over the seeds as far as all of them trained, with a band from the lowest to the highest. The \
 training loss is the average over an epoch in which the weights changed, dropout included."""
+CURVES = "curves"
+"""Folder of the mean curves for TensorBoard, which shows no more than 40 runs unasked."""
 MARKERS = "os^Dv<>pPX*h"
 MARKS = 10  # a curve
 
@@ -174,7 +179,19 @@ class Comparison:
         parts += ["Every run: [results.csv](results.csv)", "## Made with"]
         parts += ["\n".join(f"- {line}" for line in made_with)]
         save(settings.output, self.figure(), self.runs, "\n\n".join(parts) + "\n")
+        self._save_curves(settings.output / CURVES)
         return settings.output
+
+    def _save_curves(self, folder: Path) -> None:
+        """Write the means over the seeds for TensorBoard, as two runs a setting."""
+        shutil.rmtree(folder, ignore_errors=True)
+        for name, outcomes in self.outcomes.items():
+            for which in ("training", "validation"):
+                means = _shared_epochs(outcomes, f"{which}_curve").groupby("epoch").loss.mean()
+                if len(means):  # a setting may have failed
+                    with SummaryWriter(str(folder / name / which)) as writer:
+                        for epoch, loss in means.items():
+                            writer.add_scalar(LOSS, loss, int(epoch))
 
 
 def _shared_epochs(outcomes: Sequence[Outcome], which: str) -> pd.DataFrame:

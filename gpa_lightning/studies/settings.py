@@ -15,7 +15,7 @@ import torch
 from gpa_lightning import GPADataModule
 from gpa_lightning.data.table import DataError, Provenance
 
-OUTPUT = Path("lightning_logs/studies")
+OUTPUT = Path("lightning_studies")
 
 
 @contextmanager

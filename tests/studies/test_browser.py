@@ -5,6 +5,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -33,7 +34,7 @@ def browser():
 
 @pytest.fixture(scope="module")
 def logs(table: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The ``lightning_logs`` of two short runs and a quick study."""
+    """The ``lightning_logs`` of two short runs, beside which a quick study lies."""
     folder = tmp_path_factory.mktemp("student")
     small = ["--model.hidden_sizes", "[16,8]", "--accelerator", "cpu", "--max_epochs", "4"]
     for rate in RATES:
@@ -48,6 +49,12 @@ def logs(table: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def tensorboard(logs: Path) -> Iterator[str]:
     """The address of a TensorBoard that shows the runs."""
+    with showing(logs) as address:
+        yield address
+
+
+@contextmanager
+def showing(logs: Path) -> Iterator[str]:
     command = [sys.executable, "-m", "tensorboard.main", "--logdir", str(logs)]
     options = ["--host", "127.0.0.1", "--port", "0"]
     process = subprocess.Popen([*command, *options], stderr=subprocess.PIPE, text=True)
@@ -123,13 +130,14 @@ def test_the_table_of_hyperparameters_has_the_final_test_losses(page, tensorboar
         assert f"{float(rate):#.5g}" in cells
 
 
-def test_a_studys_figure_is_among_the_images(page, tensorboard):
-    page.goto(f"{tensorboard}#images")
-    image = page.locator("tf-image-loader img")
-    image.wait_for()
-    page.wait_for_function("image => image.complete", arg=image.element_handle())
-    assert image.evaluate("image => image.naturalWidth") > 400
-    assert page.locator("tf-image-loader").get_by_text("polynomial").count() > 0
+def test_a_studys_figure_is_among_the_images(page, logs):
+    with showing(logs.parent / "lightning_studies") as address:
+        page.goto(f"{address}#images")
+        image = page.locator("tf-image-loader img")
+        image.wait_for()
+        page.wait_for_function("image => image.complete", arg=image.element_handle())
+        assert image.evaluate("image => image.naturalWidth") > 400
+        assert page.locator("tf-image-loader").get_by_text("polynomial").count() > 0
 
 
 @pytest.mark.parametrize("width", [390, 1440])

@@ -23,7 +23,7 @@ from gpa_lightning.commands.run_names import short_name
 from gpa_lightning.commands.train import train
 from gpa_lightning.studies.comparison import Comparison
 
-OUTPUT = Path("lightning_logs/compare")
+OUTPUT = Path("lightning_studies/compare")
 CALLBACK = """
 from lightning.pytorch import Callback
 
@@ -93,6 +93,18 @@ class TestSettings:
         for folder, tag in ((OUTPUT, "compare"), (run, "val_loss")):
             tags = EventAccumulator(str(folder)).Reload().Tags()
             assert tag in tags["images"] + tags["scalars"]
+
+        # TensorBoard has two runs a setting, however many seeds: the means over them
+        assert len(list(OUTPUT.glob("curves/*/*"))) == 2 * 2
+        outcomes = [
+            json.loads(f.read_text()) for f in OUTPUT.glob("runs/dropout=0.5-*/outcome.json")
+        ]
+        for which in ("training", "validation"):
+            curve = EventAccumulator(str(OUTPUT / "curves/dropout=0.5" / which)).Reload()
+            points = [(point.step, point.value) for point in curve.Scalars("Loss/by epoch")]
+            both = [dict(outcome[f"{which}_curve"]) for outcome in outcomes]
+            means = [(epoch, (both[0][epoch] + both[1][epoch]) / 2) for epoch in both[0]]
+            assert points == [(epoch, pytest.approx(mean)) for epoch, mean in means]
 
     def test_a_run_is_that_of_train(self, small, no_figure):
         flags = ["--model.dropout", "0.3", "--lr_scheduler", "CosineAnnealingLR"]

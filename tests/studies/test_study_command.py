@@ -73,14 +73,14 @@ def test_the_claims_are_printed_with_their_numbers(workplace, capsys):
     assert output.count("holds: ") == 3
     assert "does not" not in output
     assert "not judged" not in output
-    numbers = pd.read_csv("lightning_logs/studies/polynomial/results.csv")
+    numbers = pd.read_csv("lightning_studies/polynomial/results.csv")
     line, polynomial = (numbers[numbers.model == name] for name in ("line", "polynomial"))
     assert len(line) == len(polynomial) == 1000
     assert polynomial.train_mse.max() < 1e-10
     assert line.expected_test_mse.min() >= 1
     assert line.expected_test_mse.median() == pytest.approx(1.16, abs=0.02)
     assert polynomial.expected_test_mse.median() > 100
-    assert Path("lightning_logs/studies/polynomial/report.md").read_text().count("**holds**") == 3
+    assert Path("lightning_studies/polynomial/report.md").read_text().count("**holds**") == 3
 
 
 def test_list_is_in_the_lectures_order(capsys):

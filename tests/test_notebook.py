@@ -161,6 +161,47 @@ def executed(notebook: str | list[str], folder: Path, skip: str = SKIPPED) -> li
     return [cell for cell in opened.cells if cell.cell_type == "code"]
 
 
+LAST = """
+import os
+import signal
+from urllib.request import urlopen
+
+from tensorboard import manager
+
+(info,) = manager.get_all()
+print(urlopen(f"http://localhost:{info.port}/data/runs").read().decode())
+os.kill(info.pid, signal.SIGTERM)
+"""
+
+
+@pytest.mark.slow
+def test_the_lecture(folder, monkeypatch):
+    """All of it, on a table that is small enough to take little time."""
+    monkeypatch.setenv("TMPDIR", str(folder))  # where TensorBoard notes what is running
+    notebook = json.loads(LECTURE.read_text("utf-8"))
+    for cell in notebook["cells"]:
+        if cell["cell_type"] == "code":
+            cell |= {"outputs": [], "execution_count": None}
+    last = {**notebook["cells"][-1], "source": LAST, "id": "last", "metadata": {}}
+    notebook["cells"].append(last)
+    Path("docs/lecture.ipynb").write_text(json.dumps(notebook))
+    *cells, tensorboard, asked = executed(json.dumps(notebook), folder / "docs", skip="none")
+
+    assert [cell["source"] for cell in [*cells, tensorboard]] == [
+        "".join(cell["source"]) for cell in TestCommitted.cells
+    ]
+    assert "file: students.csv, 537 rows" in shown(cell_with(cells, "describe_table("))[-1]
+    assert [len(shown(cell, "image/png")) for cell in cells] == [
+        len(shown(cell, "image/png")) for cell in TestCommitted.cells[:-1]
+    ]
+    assert_lesson(cells)
+    assert "iframe" in "".join(shown(tensorboard, "text/html"))
+    runs = json.loads(shown(asked)[0])
+    for name in ("full-batch", "mini-batch", "early-stopping"):
+        assert f"lecture-{name}/version_0" in runs
+    assert not Path("docs/lightning_logs").exists()
+
+
 @pytest.mark.slow
 def test_progress_and_summary(folder):
     small = ["--model.hidden_sizes", "[8]", "--max_epochs", "2", "--accelerator", "cpu"]

@@ -7,7 +7,7 @@ from base64 import b64decode
 from pathlib import Path
 
 import pytest
-from runs import PROJECT
+from processes import PROJECT
 
 from gpa_lightning import FullyConnectedNetwork, GPADataModule, GPARegressor
 from gpa_lightning.data.baselines import baseline_losses

@@ -16,8 +16,9 @@ from gpa_lightning.commands.outcome import OUTCOME, outcome_of
 from gpa_lightning.commands.summary import FitReport, final_losses, print_summary
 from gpa_lightning.resuming.whole_file import whole_file
 
+_SHORT = ", ".join(f"--{short} for --{long}" for short, long in SHORT_FLAGS.items())
 DESCRIPTION = f"""Train the network on the GPA data, test the best checkpoint, and print a summary.
---{", --".join(SHORT_FLAGS)} are short for --trainer.{SHORT_FLAGS[0]} and so on."""
+Short flags: {_SHORT}."""
 
 
 class TrainCLI(GPALightningCLI):

@@ -34,6 +34,11 @@ _MOVED_TO_FAST_TRAINING = ("steps_per_execution", "matmul_precision")  # from th
 _MOVED_CLASSES = {"gpa_lightning.overfitting.": "gpa_lightning.callbacks."}
 
 
+def recipes() -> list[str]:
+    """Return the names of the recipes."""
+    return sorted(path.stem for path in RECIPES.glob("*.yaml"))
+
+
 def long_flags(args: Sequence[str]) -> list[str]:
     """Write out the short flags, and put sizes that are parted by commas into brackets.
 

@@ -11,6 +11,7 @@ from typing import Any
 
 from jsonargparse import Namespace, dict_to_namespace
 from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.accelerators import AcceleratorRegistry
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint, ProgressBar
 from lightning.pytorch.cli import (
     ArgsType,
@@ -18,12 +19,15 @@ from lightning.pytorch.cli import (
     LightningCLI,
     SaveConfigCallback,
 )
+from lightning.pytorch.strategies import StrategyRegistry
 from lightning.pytorch.utilities import rank_zero_only
 
 from gpa_lightning.callbacks import EqualRows, StopOnDivergence
 from gpa_lightning.callbacks.run_folder import run_folder
 from gpa_lightning.commands.arguments import written_out
 from gpa_lightning.commands.exit_codes import run
+from gpa_lightning.commands.mistakes import explain
+from gpa_lightning.commands.nearest import did_you_mean
 from gpa_lightning.commands.run_names import next_version, short_name
 from gpa_lightning.commands.signals import LastWord, SecondInterrupt, answer_sigterm_without_waiting
 from gpa_lightning.data.datamodule import GPADataModule
@@ -121,7 +125,7 @@ class GPALightningCLI(LightningCLI):
     """
 
     def __init__(self, args: Sequence[str], run: bool = True, **kwargs: Any) -> None:
-        self._given = list(args)
+        self._given, self._runs = list(args), run
         self._asked_version: str | int | None = None
         super().__init__(
             GPARegressor,
@@ -170,7 +174,10 @@ class GPALightningCLI(LightningCLI):
 
     def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
         """Parse the command line, and refuse a bad checkpoint before anything looks into it."""
-        super().parse_arguments(parser, args)
+        try:
+            super().parse_arguments(parser, args)
+        except ArgumentError as error:
+            raise self._refusal(error) from error
         settings = self._settings
         path = settings.get("ckpt_path")
         if path == "last":
@@ -181,6 +188,11 @@ class GPALightningCLI(LightningCLI):
             rank_zero_only(print)(f"{verb} {settings.ckpt_path}, of epoch {epoch}")
         elif path and path not in LIGHTNINGS_WORDS:
             read_checkpoint(path)
+
+    def _refusal(self, error: Exception) -> ArgumentError:
+        subcommands = (word for word in self._given if word in self.subcommands())
+        subcommand = next(subcommands, None) if self._runs else None
+        return ArgumentError(None, explain(error, self._parser(subcommand), self._given))
 
     def _parse_ckpt_path(self) -> None:
         """Take a checkpoint's hyperparameters for those of the model that is to be evaluated.
@@ -276,13 +288,15 @@ class GPALightningCLI(LightningCLI):
                 self.datamodule.check_split(read_checkpoint(path)[DATA_KEY])
         except (DataError, CheckpointError):
             raise
-        except (ValueError, TypeError) as error:
-            raise ArgumentError(None, str(error)) from error
+        except (ArithmeticError, ValueError, TypeError) as error:
+            raise self._refusal(error) from error
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Build the Trainer with the callbacks that have flags of their own."""
         config = self.config_init if self.subcommand is None else self.config_init[self.subcommand]
         trainer, own = config.trainer, {flag: config.get(flag) for flag in CALLBACKS}
+        theirs = trainer.callbacks or []
+        theirs = theirs if isinstance(theirs, list) else [theirs]
         for flag, switch in (
             ("checkpoint", "enable_checkpointing"),
             ("progress_bar", "enable_progress_bar"),
@@ -290,13 +304,13 @@ class GPALightningCLI(LightningCLI):
             # without one, Lightning would add its own; switched off, it would refuse ours
             if own[flag] is None:
                 bases = ModelCheckpoint if flag == "checkpoint" else ProgressBar
-                theirs = any(isinstance(each, bases) for each in trainer.callbacks or [])
-                kwargs.setdefault(switch, trainer[switch] or theirs)
+                other = any(isinstance(each, bases) for each in theirs)
+                kwargs.setdefault(switch, trainer[switch] or other)
             elif trainer[switch] is False:
                 own[flag] = None
         first = own.pop("fast_training")
         callbacks = [SecondInterrupt(), LastWord(), *filter(None, [first])]
-        callbacks += [*(trainer.callbacks or []), *filter(None, own.values())]
+        callbacks += [*theirs, *filter(None, own.values())]
         trainer = super().instantiate_trainer(callbacks=callbacks, **kwargs)
         logger = self._settings.trainer.logger
         if isinstance(logger, Namespace) and "version" in logger.get("init_args", {}):
@@ -311,6 +325,14 @@ def _check_trainer(flags: Namespace) -> None:
         value = flags[name]
         if value is not None and not isinstance(value, str) and not value > 0:
             raise ArgumentError(None, f"--trainer.{name} must be above 0, but is {value}")
+    for name, words in (
+        ("accelerator", ["auto", "gpu", *AcceleratorRegistry.available_accelerators()]),
+        ("strategy", ["auto", *StrategyRegistry.available_strategies()]),
+    ):
+        word = flags[name]
+        if isinstance(word, str) and word.lower() not in words:
+            near = did_you_mean(word, words, listed=len(words) < 10)
+            raise ArgumentError(None, f"--{name} {word}: there is no such {name}{near}")
     if isinstance(flags.strategy, str) and flags.strategy.startswith(STAY_IN_CHILDREN):
         raise ArgumentError(
             None,

@@ -1,9 +1,14 @@
 """The words of the command line: what is short for what, what is refused, and how."""
 
+from pathlib import Path
+
 import pytest
 import yaml
 
+from gpa_lightning.commands.cli import main
+from gpa_lightning.commands.compare import main as compare
 from gpa_lightning.commands.run_names import short_name
+from gpa_lightning.commands.study import main as study
 from gpa_lightning.commands.train import train
 
 SHORT = {
@@ -68,3 +73,228 @@ class TestShortFlags:
 
     def test_a_value_that_looks_like_sizes_stays_as_it_is(self, workplace, capsys):
         assert parsed(["--name", "64,64"], capsys)["name"] == "64,64"
+
+
+def refusal(program, flags, capsys):
+    """The one line in which a command line is refused, before there is any run."""
+    assert program(flags) == 2
+    output = capsys.readouterr()
+    assert output.out == ""
+    assert output.err.startswith("error: ")
+    assert output.err.count("\n") == 1
+    assert not Path("lightning_logs").exists()
+    return output.err.removeprefix("error: ").rstrip("\n")
+
+
+CHOICES = "Choose from lecture-full-batch, lecture-mini-batch, recommended"
+
+
+class TestMistakes:
+    """What a learner mistypes: where it is, and the nearest right thing."""
+
+    @pytest.mark.parametrize(
+        ("flags", "line"),
+        [
+            ("--epochs 3", "there is no --epochs; did you mean --max_epochs?"),
+            ("--lr 0.01", "there is no --lr; did you mean --learning_rate?"),
+            ("--dropuot 0.1", "there is no --dropuot; did you mean --dropout?"),
+            ("--max-epochs=3", "there is no --max-epochs; did you mean --max_epochs?"),
+            ("--model.hidden 64", "there is no --model.hidden; did you mean --hidden_sizes?"),
+            ("--callbacks+=Timer", "there is no --callbacks+; did you mean --trainer.callbacks+?"),
+            ("--xyzzy", "there is no --xyzzy; --help lists them"),
+            ("dropout=0.1", "dropout=0.1 belongs to no flag; did you mean --dropout=0.1?"),
+            ("--hidden_sizes 64 64", "64 belongs to no flag; flags begin with --"),
+            ("--max_epochs", "--max_epochs needs a value"),
+            ("--trainer.max_epochs", "--trainer.max_epochs needs a value"),
+            ("--optimizer=", "--optimizer needs a value"),
+            ("--model.in_features 5", "--model.in_features follows the data; leave it out"),
+        ],
+    )
+    def test_a_flag_that_there_is_not(self, flags, line, workplace, capsys):
+        assert refusal(train, flags.split(), capsys) == line
+
+    @pytest.mark.parametrize(
+        ("flags", "line"),
+        [
+            ("--max_epochs x", "--max_epochs takes a whole number or null, not x"),
+            ("--trainer.max_epochs x", "--trainer.max_epochs takes a whole number or null, not x"),
+            ("--dropout x", "--dropout takes a number, not x"),
+            ("--patience x", "--patience takes a whole number, not x"),
+            ("--penalty L1", "--penalty takes l1, l2 or null, not L1; did you mean l1?"),
+            ("--data.in_memory 3", "--data.in_memory takes true or false or null, not 3"),
+            ("--batch_size ful", "--batch_size takes full or a whole number, not ful; did you"),
+            ("--data.source synth", "--data.source takes auto, file, download or synthetic, not"),
+            ("--precision bf17", "--precision takes 64, 32, 16, transformer-engine"),
+            ("--hidden_sizes x", "--hidden_sizes takes a list in brackets, such as [1,2], not x"),
+            ("--hidden_sizes [8,x]", "--hidden_sizes [8,x]: x is not a whole number"),
+            ("--checkpoint.save_top_k x", "--checkpoint.save_top_k takes a whole number, not x"),
+            ("--model 3", "--model takes the path of a YAML file, not 3; else give --model.NAME"),
+            ("--optimizer Adam --optimizer.lr x", "--optimizer.lr takes a number, not x"),
+            ("--lr_scheduler LambdaLR --lr_scheduler.lr_lambda x", "--lr_scheduler.lr_lambda take"),
+        ],
+    )
+    def test_a_value_of_another_type(self, flags, line, workplace, capsys):
+        assert refusal(train, flags.split(), capsys).startswith(line)
+
+    @pytest.mark.parametrize(
+        ("flags", "line"),
+        [
+            (
+                "--trainer.callbacks+=EarlyStoping",
+                "--trainer.callbacks EarlyStoping: there is no such callback; "
+                "did you mean EarlyStopping?",
+            ),
+            (
+                "--trainer.callbacks Overfitting",
+                "--trainer.callbacks Overfitting: there is no such callback; "
+                "did you mean OverfittingMonitor?",
+            ),
+            (
+                "--trainer.callbacks+=gpa_lightning.callbacks.LossCurvs",
+                "--trainer.callbacks gpa_lightning.callbacks.LossCurvs: "
+                "gpa_lightning.callbacks has no LossCurvs; did you mean LossCurves?",
+            ),
+            (
+                "--trainer.callbacks+=nowhere.EarlyStopping",
+                "--trainer.callbacks nowhere.EarlyStopping: there is no module nowhere, in this "
+                "folder or installed; did you mean EarlyStopping?",
+            ),
+            ("--trainer.callbacks+=os.path", "--trainer.callbacks os.path: that is no callback"),
+            (
+                "--trainer.callbacks+=Timer,ModelSummary",
+                "--trainer.callbacks takes one name at a time, not Timer,ModelSummary",
+            ),
+            ("--trainer.callbacks+=ModelPruning", "ModelPruning needs --trainer.callbacks.pruni"),
+            ("--optimizer Adamm", "--optimizer Adamm: there is no such optimizer; did you mean Ad"),
+            (
+                "--optimizer torch.optim.Adamm",
+                "--optimizer torch.optim.Adamm: torch.optim has no Adamm; did you mean Adam?",
+            ),
+            ("--optimizer.lr 1", "--optimizer.lr needs --optimizer NAME before it, the class that"),
+            (
+                "--optimizer SGD --optimizer.momentun 1",
+                "--optimizer.momentun: SGD has no such argument; did you mean momentum? Choose "
+                "from dampening, lr, momentum, nesterov, weight_decay",
+            ),
+            (
+                "--lr_scheduler CosineAnealing",
+                "--lr_scheduler CosineAnealing: there is no such lr_scheduler; "
+                "did you mean CosineAnnealingLR?",
+            ),
+            ("--lr_scheduler StepLR", "StepLR needs --lr_scheduler.step_size"),
+            (
+                "--early_stopping nul",
+                "--early_stopping nul: there is no such early_stopping; did you mean null? "
+                "Choose from EarlyStopping, null",
+            ),
+            ("--early_stopping null --patience 3", "EarlyStopping needs --early_stopping.monitor"),
+            ("--trainer.plugins nope", "--trainer.plugins nope: there is no such plugin; choose"),
+        ],
+    )
+    def test_a_class_that_there_is_not(self, flags, line, workplace, capsys):
+        assert refusal(train, flags.split(), capsys).startswith(line)
+
+    @pytest.mark.parametrize(
+        ("text", "line"),
+        [
+            ("model:\n  droput: 0.1", "my.yaml: there is no model.droput; did you mean model.drop"),
+            ("dropout: 0.1", "my.yaml: there is no dropout; did you mean model.dropout?"),
+            ("model:\n  dropout: x", "my.yaml: model.dropout takes a number, not x"),
+            (
+                "trainer:\n  callbacks:\n  - class_path: EarlyStoping",
+                "my.yaml: trainer.callbacks EarlyStoping: there is no such callback; did you mean",
+            ),
+            (
+                "optimizer:\n  class_path: SGD\n  init_args: {lrr: 1}",
+                "my.yaml: optimizer.lrr: SGD has no such argument; did you mean lr?",
+            ),
+            ("model:\n  dropout: [", "my.yaml: while parsing a flow node did not find expected no"),
+            ("a,b\n1,2\n", "my.yaml: not a file of flags, each a key of YAML"),
+        ],
+    )
+    def test_a_file_of_flags(self, text, line, workplace, capsys):
+        Path("my.yaml").write_text(text)
+        assert refusal(train, ["--config", "my.yaml"], capsys).startswith(line)
+
+    def test_a_recipe(self, workplace, capsys):
+        line = "--config recommnded: there is no such recipe or file; did you mean recommended? "
+        assert refusal(train, ["--config", "recommnded"], capsys) == line + CHOICES
+        assert refusal(train, ["--config=nope.yaml"], capsys).endswith(CHOICES.lower())
+
+    @pytest.mark.parametrize(
+        ("flags", "line"),
+        [
+            ("--accelerator cpuu", "--accelerator cpuu: there is no such accelerator; did you mea"),
+            ("--strategy ddpp", "--strategy ddpp: there is no such strategy; did you mean ddp?"),
+            ("--accelerator tpu", "Requirement 'torch_xla>=1.13' not met. HINT: Try running "),
+            ("--learning_rate -1", "--learning_rate must not be negative, got -1.0"),
+            ("--model.dropout 1", "--model.dropout must be in [0, 1), got 1.0"),
+            ("--optimizer Adam --optimizer.lr -1", "Adam: Invalid learning rate: -1.0"),
+            ("--lr_scheduler OneCycleLR --lr_scheduler.max_lr 1", "OneCycleLR: You must define ei"),
+            ("--early_stopping.mode maxx", "EarlyStopping: `mode` can be min, max, got maxx"),
+            ("--fast_training.steps_per_execution 0", "FastTraining: steps_per_execution must be"),
+        ],
+    )
+    def test_what_cannot_be_made(self, flags, line, table, workplace, capsys):
+        given = ["--data.path", str(table), *flags.split()]
+        assert refusal(train, given, capsys).startswith(line)
+
+    @pytest.mark.parametrize(
+        ("flags", "line"),
+        [
+            ("--trainer.callbacks+=BackboneFinetuning", "BackboneFinetuning: 'GPARegressor' objec"),
+            ("--trainer.callbacks+=BaseFinetuning", "BaseFinetuning: NotImplementedError"),
+            ("--lr_scheduler StepLR --lr_scheduler.step_size 0", "StepLR: integer modulo by zero"),
+            (
+                "--checkpoint.monitor val_los",
+                "ModelCheckpoint: no metric val_los is logged; did you mean val_loss?",
+            ),
+            (
+                "--early_stopping.monitor val_los",
+                "EarlyStopping: no metric val_los is logged; did you mean val_loss?",
+            ),
+        ],
+    )
+    def test_what_fails_in_the_training(self, flags, line, table, workplace, capsys):
+        given = ["--data.path", str(table), "--hidden_sizes=8", "--max_epochs=1", *flags.split()]
+        assert train([*given, "--accelerator", "cpu"]) == 2
+        (error,) = capsys.readouterr().err.splitlines()
+        assert error.startswith(f"error: {line}")
+
+    @pytest.mark.parametrize(
+        ("flags", "line"),
+        [
+            ("fti", "there is no fti; did you mean fit? Choose from fit, predict, test, validate"),
+            ("fit --epochs 3", "there is no --epochs; did you mean --max_epochs?"),
+            ("fit --dropout x", "--dropout takes a number, not x"),
+            (
+                "fit --optimizer adam",
+                "--optimizer adam: there is no such optimizer; did you mean A",
+            ),
+            ("fit --config recommnded", "--config recommnded: there is no such recipe or file; d"),
+            ("test --ckptpath last", "there is no --ckptpath; did you mean --ckpt_path?"),
+        ],
+    )
+    def test_the_subcommands_say_the_same(self, flags, line, workplace, capsys):
+        assert refusal(main, flags.split(), capsys).startswith(line)
+
+    @pytest.mark.parametrize(
+        ("flags", "line"),
+        [
+            (
+                "early-stoping",
+                "there is no early-stoping; did you mean early-stopping? Choose from",
+            ),
+            ("polynomial --quik", "there is no --quik; did you mean --quick?"),
+            ("polynomial --seeds 0 x", "--seeds takes a whole number, not x"),
+            ("polynomial --n_jobs x", "--n_jobs takes -1 or a whole number above 0, not x"),
+            ("polynomial --data.sourc3 file", "there is no --data.sourc3; did you mean --data.so"),
+        ],
+    )
+    def test_the_studies_say_the_same(self, flags, line, workplace, capsys):
+        assert refusal(study, flags.split(), capsys).startswith(line)
+
+    def test_a_comparison_says_the_same(self, workplace, capsys):
+        line = refusal(compare, ["", "--epochs 3"], capsys)
+        assert line == 'setting "--epochs 3": there is no --epochs; did you mean --max_epochs?'
+        assert refusal(compare, ["", "--dropout x"], capsys).endswith("takes a number, not x")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import sys
 from argparse import ArgumentError
 from collections.abc import Sequence
 from inspect import signature
@@ -126,6 +127,8 @@ class GPALightningCLI(LightningCLI):
 
     def __init__(self, args: Sequence[str], run: bool = True, **kwargs: Any) -> None:
         self._given, self._runs = list(args), run
+        if (folder := str(Path.cwd())) not in sys.path:
+            sys.path.append(folder)  # the user's own classes are there, wherever the program lies
         self._asked_version: str | int | None = None
         super().__init__(
             GPARegressor,

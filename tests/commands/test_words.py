@@ -1,5 +1,6 @@
 """The words of the command line: what is short for what, what is refused, and how."""
 
+import sys
 from pathlib import Path
 
 import pytest
@@ -298,3 +299,55 @@ class TestMistakes:
         line = refusal(compare, ["", "--epochs 3"], capsys)
         assert line == 'setting "--epochs 3": there is no --epochs; did you mean --max_epochs?'
         assert refusal(compare, ["", "--dropout x"], capsys).endswith("takes a number, not x")
+
+
+class TestUsersCallbacks:
+    """Callbacks from a file in the current folder, and this project's by their names alone."""
+
+    @pytest.fixture
+    def module(self, workplace, monkeypatch):
+        """Write a module in the current folder, which is nowhere else to be found."""
+        monkeypatch.setattr(sys, "path", list(sys.path))
+
+        def write(text):
+            Path("my_callbacks.py").write_text(text)
+            monkeypatch.delitem(sys.modules, "my_callbacks", raising=False)
+
+        yield write
+        sys.modules.pop("my_callbacks", None)
+
+    def test_it_is_found_and_has_its_flags(self, module, table, capsys):
+        module(
+            "from lightning.pytorch import Callback\n"
+            "class Mine(Callback):\n"
+            "    def __init__(self, word: str):\n"
+            "        self.word = word\n"
+            "    def on_fit_start(self, trainer, pl_module):\n"
+            "        print(f'mine: {self.word}')\n"
+        )
+        flags = ["--trainer.callbacks+=my_callbacks.Mine", "--trainer.callbacks.word=hello"]
+        flags += ["--data.path", str(table), "--hidden_sizes=8", "--max_epochs=1"]
+        assert train([*flags, "--accelerator=cpu"]) == 0
+        assert "mine: hello" in capsys.readouterr().out
+
+    @pytest.mark.parametrize(
+        ("text", "line"),
+        [
+            ("class Mine(:\n", "my_callbacks.py, line 1: "),
+            ("\n1 / 0\n", "my_callbacks.py, line 2: ZeroDivisionError: division by zero"),
+            ("import nowhere\n", "my_callbacks.py, line 1: ModuleNotFoundError: No module named"),
+            ("Mime = 3\n", "my_callbacks has no Mine; did you mean Mime?"),
+        ],
+    )
+    def test_what_is_wrong_with_the_file(self, module, text, line, capsys):
+        module(text)
+        error = refusal(train, ["--trainer.callbacks+=my_callbacks.Mine"], capsys)
+        assert error.startswith(f"--trainer.callbacks my_callbacks.Mine: {line}")
+
+    def test_this_projects_own_go_by_their_names(self, workplace, capsys):
+        named = parsed(["--trainer.callbacks+=OverfittingMonitor"], capsys)
+        Path("my.yaml").write_text("trainer:\n  callbacks:\n  - class_path: WeightNorms\n")
+        in_file = parsed(["--config", "my.yaml"], capsys)
+        for config, name in ((named, "OverfittingMonitor"), (in_file, "WeightNorms")):
+            last = config["trainer"]["callbacks"][-1]
+            assert last["class_path"] == f"gpa_lightning.callbacks.{name}"

@@ -8,7 +8,7 @@ from argparse import ArgumentError
 from collections.abc import Sequence
 from inspect import signature
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from jsonargparse import Namespace, dict_to_namespace
 from lightning.pytorch import Callback, LightningModule, Trainer
@@ -27,6 +27,7 @@ from gpa_lightning.callbacks import EqualRows, StopOnDivergence
 from gpa_lightning.callbacks.run_folder import run_folder
 from gpa_lightning.commands.arguments import written_out
 from gpa_lightning.commands.exit_codes import run
+from gpa_lightning.commands.help import HelpfulParser
 from gpa_lightning.commands.mistakes import explain
 from gpa_lightning.commands.nearest import did_you_mean
 from gpa_lightning.commands.run_names import next_version, short_name
@@ -76,7 +77,8 @@ CALLBACKS: dict[str, tuple[type[Callback], dict[str, Any], str]] = {
     "early_stopping": (
         EarlyStopping,
         {"class_path": "EarlyStopping", "init_args": {"monitor": "val_loss", "patience": 10}},
-        "Ends the training when a metric no longer improves.",
+        "Ends the training when a metric no longer improves; --patience N is how many epochs it "
+        "waits, as --early_stopping.patience N is.",
     ),
     "checkpoint": (
         ModelCheckpoint,
@@ -97,7 +99,18 @@ CALLBACKS: dict[str, tuple[type[Callback], dict[str, Any], str]] = {
         "Shows how far a run is.",
     ),
 }
+LOGGER = {"save_dir": LOGS, "name": "", "default_hp_metric": False}
 WATCHING = ["gpa_lightning.callbacks.LossCurves", "gpa_lightning.callbacks.HyperparameterTable"]
+
+
+class Parser(HelpfulParser):
+    """The parser, which knows the defaults of the classes that have flags of their own."""
+
+    class_defaults: ClassVar[dict[str, Any]] = {
+        f"{flag}.{name}": value
+        for flag, (_, default, _) in CALLBACKS.items()
+        for name, value in default.get("init_args", {}).items()
+    } | {f"trainer.logger.{name}": value for name, value in LOGGER.items()}
 
 
 class SaveConfig(SaveConfigCallback):
@@ -143,18 +156,18 @@ class GPALightningCLI(LightningCLI):
             },
             save_config_callback=SaveConfig,
             save_config_kwargs={"save_to_log_dir": False},
+            parser_class=Parser,
             **kwargs,
         )
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Add the callbacks' flags and the short ones, and let the network follow the data."""
         parser.link_arguments("data.in_features", "model.in_features", apply_on="instantiate")
-        logger = {"save_dir": LOGS, "name": "", "default_hp_metric": False}
         parser.set_defaults(
             {
                 "trainer.logger": {
                     "class_path": "gpa_lightning.callbacks.EpochTensorBoardLogger",
-                    "init_args": logger,
+                    "init_args": LOGGER,
                 },
                 "trainer.callbacks": [{"class_path": path} for path in WATCHING],
             }
@@ -168,6 +181,7 @@ class GPALightningCLI(LightningCLI):
         for flag, (base, default, text) in CALLBACKS.items():
             parser.add_subclass_arguments(base, flag, required=False, help=f"{text} null: none.")
             parser.set_defaults({flag: default})
+            (parser.groups or {})[flag].title = f"callback {base.__name__}"
 
     @property
     def _settings(self) -> Namespace:

@@ -9,16 +9,13 @@ from collections.abc import Sequence
 from lightning.pytorch.callbacks import WeightAveraging
 from lightning.pytorch.cli import LightningArgumentParser
 
-from gpa_lightning.commands.arguments import SHORT_FLAGS
 from gpa_lightning.commands.cli import GPALightningCLI
 from gpa_lightning.commands.exit_codes import run
 from gpa_lightning.commands.outcome import OUTCOME, outcome_of
 from gpa_lightning.commands.summary import FitReport, final_losses, print_summary
 from gpa_lightning.resuming.whole_file import whole_file
 
-_SHORT = ", ".join(f"--{short} for --{long}" for short, long in SHORT_FLAGS.items())
-DESCRIPTION = f"""Train the network on the GPA data, test the best checkpoint, and print a summary.
-Short flags: {_SHORT}."""
+DESCRIPTION = "Train the network on the GPA data, test the best checkpoint, and print a summary."
 
 
 class TrainCLI(GPALightningCLI):

@@ -351,3 +351,57 @@ class TestUsersCallbacks:
         for config, name in ((named, "OverfittingMonitor"), (in_file, "WeightNorms")):
             last = config["trainer"]["callbacks"][-1]
             assert last["class_path"] == f"gpa_lightning.callbacks.{name}"
+
+
+class TestHelp:
+    def text(self, flags, capsys):
+        with pytest.raises(SystemExit, match="0"):
+            train(flags)
+        return capsys.readouterr().out
+
+    def test_it_has_this_projects_flags_and_fits_on_a_few_screens(self, capsys, monkeypatch):
+        monkeypatch.setenv("COLUMNS", "80")
+        text = self.text(["--help"], capsys)
+        assert len(text.splitlines()) < 180
+        for flag in ("--dropout, --model.dropout", "--batch_size, --data.batch_size", "--patience"):
+            assert flag in text
+        assert "--trainer.gradient_clip_val" not in text
+        assert "--help trainer" in text
+
+    def test_it_shows_lightnings_flags_where_they_are_asked_for(self, capsys):
+        text = self.text(["--help", "trainer"], capsys)
+        assert "--trainer.gradient_clip_val" in text
+        assert "--max_epochs, --trainer.max_epochs" in text
+        assert "--model.dropout" not in text
+
+    def test_it_shows_one_group(self, capsys):
+        text = self.text(["--help", "data"], capsys)
+        assert "--data.path" in text
+        assert "--model.dropout" not in text
+
+    def test_there_is_no_help_on_something_else(self, workplace, capsys):
+        line = refusal(train, ["--help", "trainr"], capsys)
+        assert line.startswith("--help trainr: no flag begins so; did you mean trainer?")
+
+    @pytest.mark.parametrize(
+        ("flag", "defaults"),
+        [
+            ("early_stopping", {"monitor": "val_loss", "patience": "10"}),
+            ("checkpoint", {"monitor": "val_loss", "save_last": "True"}),
+        ],
+    )
+    def test_a_class_has_the_defaults_that_it_has_here(self, flag, defaults, capsys):
+        text = " ".join(self.text([f"--{flag}.help"], capsys).split())
+        for name, default in defaults.items():
+            about = text.rpartition(f" --{flag}.{name} {name.upper()} ")[2].partition(" --")[0]
+            assert f"default: {default})" in about, name
+
+    def test_a_subcommand_has_the_same(self, capsys):
+        with pytest.raises(SystemExit, match="0"):
+            main(["fit", "--help"])
+        text = capsys.readouterr().out
+        assert "--dropout, --model.dropout" in text
+        assert "--trainer.gradient_clip_val" not in text
+        with pytest.raises(SystemExit, match="0"):
+            main(["--help"])
+        assert "validate" in capsys.readouterr().out

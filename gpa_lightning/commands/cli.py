@@ -26,6 +26,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from gpa_lightning.callbacks import EqualRows, StopOnDivergence
 from gpa_lightning.callbacks.run_folder import run_folder
 from gpa_lightning.commands.arguments import written_out
+from gpa_lightning.commands.effects import LOGS, take_effect, warn
 from gpa_lightning.commands.exit_codes import run
 from gpa_lightning.commands.help import HelpfulParser
 from gpa_lightning.commands.mistakes import explain
@@ -46,7 +47,6 @@ from gpa_lightning.resuming.exact_resume import position_of
 from gpa_lightning.resuming.whole_file import PREFIX
 from gpa_lightning.speed import FastTraining
 
-LOGS = "lightning_logs"
 LIGHTNINGS_WORDS = ("best", "hpc")  # for checkpoints, in the place of a path
 STAY_IN_CHILDREN = ("ddp_fork", "ddp_notebook", "ddp_spawn")
 ARGUMENTS = tuple(signature(GPARegressor).parameters)
@@ -196,15 +196,27 @@ class GPALightningCLI(LightningCLI):
         except ArgumentError as error:
             raise self._refusal(error) from error
         settings = self._settings
+        # Without defaults, a class may lack what it needs: what has been validated is not again,
+        # for which jsonargparse has no public name.
+        asked = parser.parse_args(args, defaults=False, _skip_validation=True)  # type: ignore[arg-type]
+        self.asked: Namespace = asked.get(self.config.get("subcommand", ""), asked)
+        take_effect(settings, self.asked)
         path = settings.get("ckpt_path")
         if path == "last":
-            settings.ckpt_path = str(find_last(Path(LOGS)))
+            settings.ckpt_path = str(find_last(self._logs))
             epoch = position_of(read_checkpoint(settings.ckpt_path))
             # of several runs, "last" may be another than the one that the user has in mind
             verb = "going on from" if self.config.get("subcommand", "fit") == "fit" else "using"
             rank_zero_only(print)(f"{verb} {settings.ckpt_path}, of epoch {epoch}")
         elif path and path not in LIGHTNINGS_WORDS:
             read_checkpoint(path)
+
+    @property
+    def _logs(self) -> Path:
+        """The folder of runs, of a logger that has one."""
+        logger = self._settings.trainer.logger
+        folder = logger.get("init_args.save_dir") if isinstance(logger, Namespace) else None
+        return Path(folder or LOGS)
 
     def _refusal(self, error: Exception) -> ArgumentError:
         subcommands = (word for word in self._given if word in self.subcommands())
@@ -258,10 +270,14 @@ class GPALightningCLI(LightningCLI):
         config, logger = self._settings, self._settings.trainer.logger
         kind = logger.get("class_path", "") if isinstance(logger, Namespace) else ""
         if not kind.endswith(("TensorBoardLogger", "CSVLogger")):
+            if config.name:
+                warn(f"--name {config.name} changes nothing: no logger makes a folder of that name")
             return
         arguments = logger.init_args
         self._asked_version = arguments.version
         if arguments.version is not None:
+            if config.name:
+                warn(f"--name {config.name} changes nothing beside --trainer.logger.version")
             return
         number = next_version(Path(arguments.save_dir, arguments.name or ""))
         subcommand = self.config.get("subcommand", "fit")
@@ -286,8 +302,10 @@ class GPALightningCLI(LightningCLI):
         config, run = self._settings, checkpoint.parents[1]
         logger = config.trainer.logger
         versioned = isinstance(logger, Namespace) and "version" in logger.get("init_args", {})
-        if run.parent != Path(LOGS).resolve() or not versioned:
+        if run.parent != self._logs.resolve() or not versioned:
             return
+        if config.name and config.name not in run.name:
+            warn(f"--name {config.name} changes nothing: the run goes on in {run.name}")
         logger.init_args.version = run.name
         for unfinished in run.glob(f"**/{PREFIX}*"):
             shutil.rmtree(unfinished)
@@ -342,6 +360,9 @@ def _check_trainer(flags: Namespace) -> None:
         value = flags[name]
         if value is not None and not isinstance(value, str) and not value > 0:
             raise ArgumentError(None, f"--trainer.{name} must be above 0, but is {value}")
+    if (flags.gradient_clip_val or 0) < 0:
+        value = flags.gradient_clip_val
+        raise ArgumentError(None, f"--trainer.gradient_clip_val must not be negative, got {value}")
     for name, words in (
         ("accelerator", ["auto", "gpu", *AcceleratorRegistry.available_accelerators()]),
         ("strategy", ["auto", *StrategyRegistry.available_strategies()]),

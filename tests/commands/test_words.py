@@ -1,10 +1,13 @@
 """The words of the command line: what is short for what, what is refused, and how."""
 
+import shutil
 import sys
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
+from runs import run_folder
 
 from gpa_lightning.commands.cli import main
 from gpa_lightning.commands.compare import main as compare
@@ -405,3 +408,89 @@ class TestHelp:
         with pytest.raises(SystemExit, match="0"):
             main(["--help"])
         assert "validate" in capsys.readouterr().out
+
+
+class TestEffects:
+    """A flag does something, or is refused, or warned of."""
+
+    @pytest.fixture
+    def small(self, table, workplace):
+        """Flags of a short run."""
+        flags = ["--hidden_sizes=8", "--max_epochs=1", "--accelerator=cpu"]
+        return ["--data.path", str(table), *flags]
+
+    def rate(self, flags):
+        assert train(flags) == 0
+        checkpoint = torch.load(run_folder(0) / "checkpoints/last.ckpt", weights_only=True)
+        (group,) = checkpoint["optimizer_states"][0]["param_groups"]
+        return group["lr"]
+
+    @pytest.mark.parametrize(
+        ("flags", "rate", "warning"),
+        [
+            ("--optimizer Adam --learning_rate 0.05", 0.05, ""),
+            ("--optimizer SGD --model.learning_rate 0.002", 0.002, ""),
+            ("--optimizer Adadelta --learning_rate 0.001", 0.001, ""),  # the model's default, said
+            ("--optimizer Adadelta", 1.0, ""),
+            ("--optimizer SGD --optimizer.lr 0.03", 0.03, ""),
+            (
+                "--optimizer Adam --optimizer.lr 0.001 --learning_rate 0.05",
+                0.001,
+                "warning: --learning_rate 0.05 changes nothing, since --optimizer.lr is 0.001\n",
+            ),
+        ],
+    )
+    def test_the_learning_rate_is_that_of_the_optimiser(self, flags, rate, warning, small, capsys):
+        assert self.rate([*small, *flags.split()]) == rate
+        assert capsys.readouterr().err == warning
+
+    def test_a_saved_configuration_means_the_same(self, small, capsys):
+        train([*small, "--optimizer", "Adadelta"])
+        config = run_folder(0) / "config.yaml"
+        config.rename("mine.yaml")
+        shutil.rmtree("lightning_logs")
+        assert self.rate(["--config", "mine.yaml"]) == 1.0
+        assert capsys.readouterr().err == ""
+
+    def test_a_weight_without_a_penalty_is_refused(self, small, capsys):
+        line = refusal(train, [*small, "--penalty_weight", "0.1"], capsys)
+        assert line == "--penalty_weight 0.1 adds nothing without --penalty l1 or --penalty l2"
+        Path("my.yaml").write_text("model: {penalty: l1, penalty_weight: 0.1}")
+        config = parsed(["--config", "my.yaml", "--penalty", "null"], capsys)
+        assert config["model"]["penalty_weight"] == 0.1  # which is switched off on purpose
+
+    @pytest.mark.parametrize(
+        ("flags", "line"),
+        [
+            (
+                "--trainer.gradient_clip_val -1",
+                "--trainer.gradient_clip_val must not be negative, got -1",
+            ),
+            ("--devices 1000", "--devices 1000: so many processes would stop a machine of "),
+        ],
+    )
+    def test_refused(self, flags, line, small, capsys):
+        assert refusal(train, [*small, *flags.split()], capsys).startswith(line)
+
+    def test_runs_lie_in_the_default_root_dir(self, small, capsys):
+        assert train([*small, "--trainer.default_root_dir", "elsewhere", "--name", "one"]) == 0
+        assert not Path("lightning_logs").exists()
+        run = Path("elsewhere/lightning_logs/version_0-one")
+        assert (run / "checkpoints/last.ckpt").is_file()
+        assert "make tensorboard" not in capsys.readouterr().out
+        flags = ["--trainer.default_root_dir", "elsewhere", "--ckpt_path", "last"]
+        assert train([*small, *flags, "--max_epochs", "2"]) == 0
+        assert [path.name for path in run.parent.iterdir()] == [run.name]
+
+    def test_a_loggers_own_folder_holds(self, small):
+        flags = ["--trainer.default_root_dir", "a", "--trainer.logger.save_dir", "b"]
+        assert train([*small, *flags]) == 0
+        assert Path("b").is_dir()
+        assert not Path("a").exists()
+
+    def test_warned_of(self, small, capsys):
+        flags = ["--name", "x", "--trainer.logger=false", "--trainer.gradient_clip_algorithm=norm"]
+        assert train([*small, *flags]) == 0
+        name, algorithm = sorted(capsys.readouterr().err.splitlines())
+        assert name == "warning: --name x changes nothing: no logger makes a folder of that name"
+        assert algorithm.endswith("norm changes nothing without --trainer.gradient_clip_val")

@@ -9,11 +9,13 @@ import torch
 import yaml
 from runs import run_folder
 
+from gpa_lightning import GPADataModule, GPARegressor
 from gpa_lightning.commands.cli import main
 from gpa_lightning.commands.compare import main as compare
 from gpa_lightning.commands.run_names import short_name
 from gpa_lightning.commands.study import main as study
 from gpa_lightning.commands.train import train
+from gpa_lightning.losses import evaluation_mse
 
 SHORT = {
     "hidden_sizes": ("model", "64,32"),
@@ -494,3 +496,91 @@ class TestEffects:
         name, algorithm = sorted(capsys.readouterr().err.splitlines())
         assert name == "warning: --name x changes nothing: no logger makes a folder of that name"
         assert algorithm.endswith("norm changes nothing without --trainer.gradient_clip_val")
+
+
+class TestSummary:
+    """It names what was trained, and the losses of averaged weights."""
+
+    @pytest.fixture
+    def summary(self, table, workplace, capsys):
+        """Train shortly, and return the lines of the summary by their labels."""
+
+        def run(*flags):
+            small = ["--data.path", str(table), "--hidden_sizes=8", "--accelerator=cpu"]
+            assert train([*small, *flags]) == 0
+            lines = capsys.readouterr().out.partition("\nSummary\n")[2].splitlines()
+            return [(line[:22].strip(), line[22:].strip()) for line in lines]
+
+        return run
+
+    def test_the_defaults(self, summary):
+        lines = dict(summary("--max_epochs", "1"))
+        assert lines["optimiser"] == "Adam, learning rate 0.001"
+        assert lines["batch size"] == "100"
+        assert lines["penalty"] == "none"
+
+    def test_what_is_not_the_default(self, summary, table):
+        Path("my.yaml").write_text("model: {dropout: 0.1, penalty: l2}\nearly_stopping: null\n")
+        lines = dict(
+            summary(
+                *("--config", "my.yaml", "--batch_size", "50", "--max_epochs", "2"),
+                *("--optimizer", "SGD", "--optimizer.momentum", "0.9", "--learning_rate", "0.01"),
+                *("--lr_scheduler", "StepLR", "--lr_scheduler.step_size", "1"),
+                *("--trainer.accumulate_grad_batches", "2", "--data.test_size", "0.25"),
+                *("--trainer.callbacks+=WeightNorms", "--checkpoint.save_top_k", "1"),
+            )
+        )
+        assert lines["optimiser"] == "SGD, learning rate 0.01, schedule StepLR"
+        assert lines["batch size"] == "100 (50 rows * 2 batches a step)"
+        assert lines["penalty"] == "l2, weight 0.0001"
+        said = {
+            *("--dropout 0.1", "--penalty l2", "--early_stopping null", "--hidden_sizes [8]"),
+            *("--batch_size 50", "--max_epochs 2", "--optimizer SGD", "--optimizer.momentum 0.9"),
+            *("--learning_rate 0.01", "--lr_scheduler StepLR", "--lr_scheduler.step_size 1"),
+            *("--trainer.accumulate_grad_batches 2", "--data.test_size 0.25"),
+            *("--trainer.callbacks+=WeightNorms", "--accelerator cpu", f"--data.path {table}"),
+        }
+        flags = lines["flags"].replace(" --", "\n--").splitlines()
+        assert set(flags) == said  # save_top_k is 1 by default, and a file's name trains nothing
+
+    def test_a_list_that_was_emptied_and_a_dictionary(self, summary):
+        lines = dict(summary("--trainer.callbacks", "null", "--max_epochs", "1"))
+        assert "--trainer.callbacks null" in lines["flags"]
+        scheduler = "--trainer.callbacks+=GradientAccumulationScheduler"
+        flags = [scheduler, "--trainer.callbacks.scheduling", "{0: 2}", "--max_epochs", "1"]
+        lines = dict(summary(*flags))
+        assert '--trainer.callbacks.scheduling {"0":2}' in lines["flags"]
+        assert lines["batch size"] == "200 (100 rows * 2 batches a step)"
+
+    def test_the_flags_can_be_given_again(self, summary, capsys):
+        first = dict(summary("--dropout", "0.5", "--max_epochs", "2", "--patience", "4"))
+        assert train(first["flags"].split()) == 0
+        again = capsys.readouterr().out
+        assert f"test MSE               {first['test MSE']}" in again
+
+    def test_averaged_weights_that_no_checkpoint_would_have(self, summary):
+        swa = ("--trainer.callbacks+=StochasticWeightAveraging", "--trainer.callbacks.swa_lrs=0.1")
+        lines = summary(*swa, "--trainer.callbacks.swa_epoch_start=1", "--max_epochs", "3")
+        tests = [text for label, text in lines if label == "test MSE"]
+        best, averaged = (float(text.split()[0]) for text in tests)
+        assert tests[1].endswith("(averaged weights)")
+        assert best != averaged
+        # they are what is kept, and what a prediction would use
+        path = dict(lines)["averaged weights"]
+        model = GPARegressor.load_from_checkpoint(path, weights_only=True)
+        checkpoint = torch.load(path, weights_only=True)
+        assert checkpoint["callbacks"]["StochasticWeightAveraging"]["n_averaged"] == 3
+        data = GPADataModule(path=dict(lines)["data"].removeprefix("file: "), seed=0)
+        data.setup()
+        test = data.dataset("test").tensors
+        assert evaluation_mse(model.network, *test) == pytest.approx(averaged, abs=1e-4)
+
+    def test_an_average_that_never_began(self, summary):
+        swa = ("--trainer.callbacks+=StochasticWeightAveraging", "--trainer.callbacks.swa_lrs=0.1")
+        lines = dict(summary(*swa, "--patience", "1", "--learning_rate", "1", "--max_epochs", "50"))
+        assert lines["averaged weights"].startswith("none: from epoch 39 to epoch 49 they would")
+
+    def test_averaged_weights_that_are_kept_all_along(self, summary):
+        ema = ("--trainer.callbacks+=EMAWeightAveraging", "--trainer.callbacks.decay=0.9")
+        lines = dict(summary(*ema, "--max_epochs", "1"))
+        assert lines["test MSE"].endswith("(best val_loss, weights averaged by EMAWeightAveraging)")

@@ -7,7 +7,6 @@ from argparse import ArgumentError
 from inspect import signature
 from pathlib import Path
 
-import joblib
 import torch
 from jsonargparse import Namespace
 from lightning.pytorch.utilities import rank_zero_only
@@ -85,13 +84,16 @@ def _processes(trainer: Namespace) -> None:
     on_cpu = trainer.accelerator == "cpu" or (
         trainer.accelerator == "auto" and not torch.accelerator.is_available()
     )
-    cores = joblib.cpu_count()
-    if not on_cpu or not devices.isdecimal() or int(devices) <= cores:
+    if not on_cpu or not devices.isdecimal() or int(devices) <= 1:
         return
+    from joblib import cpu_count  # slow to import
+
+    cores = cpu_count()
     if int(devices) > PROCESSES_A_CORE * cores:
         raise ArgumentError(
             None,
             f"--devices {devices}: so many processes would stop a machine of {cores} cores; "
             f"--devices {cores} is the fastest",
         )
-    warn(f"--devices {devices} is slower than --devices {cores}, a process for each core")
+    if int(devices) > cores:
+        warn(f"--devices {devices} is slower than --devices {cores}, a process for each core")

@@ -42,7 +42,7 @@ format: $(INSTALLED) ## format the code
 	$(BIN)/ruff check --fix --quiet .
 	$(BIN)/ruff format --quiet .
 
-compare: $(INSTALLED) ## compare settings: make compare ARGS='"" "--model.dropout 0.5" --seeds 5'
+compare: $(INSTALLED) ## compare settings: make compare ARGS='"" "--dropout 0.5" --seeds 5'
 	$(BIN)/python scripts/compare.py $(ARGS)
 
 study: $(INSTALLED) ## reproduce the lecture's claims: make study ARGS="list", ARGS="polynomial"

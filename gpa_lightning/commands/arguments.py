@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -10,15 +11,36 @@ from typing import Any
 import yaml
 
 RECIPES = Path(__file__).parents[1] / "recipes"
-SHORT_FLAGS = ("accelerator", "devices", "strategy", "num_nodes", "precision", "max_epochs")
-"""Flags of the Trainer that need no ``trainer.`` in front."""
+SHORT_FLAGS = {
+    "accelerator": "trainer.accelerator",
+    "devices": "trainer.devices",
+    "strategy": "trainer.strategy",
+    "num_nodes": "trainer.num_nodes",
+    "precision": "trainer.precision",
+    "max_epochs": "trainer.max_epochs",
+    "hidden_sizes": "model.hidden_sizes",
+    "dropout": "model.dropout",
+    "learning_rate": "model.learning_rate",
+    "penalty": "model.penalty",
+    "penalty_weight": "model.penalty_weight",
+    "batch_size": "data.batch_size",
+    "patience": "early_stopping.patience",
+}
+"""What is typed most, and the flag that it is short for."""
 
+_SIZES = "--model.hidden_sizes"
+_COMMA_LIST = re.compile(r"\s*(\d+(?:\s*,\s*\d+)*)\s*,?\s*")
 _MOVED_TO_FAST_TRAINING = ("steps_per_execution", "matmul_precision")  # from the model, in 0.1.0
 _MOVED_CLASSES = {"gpa_lightning.overfitting.": "gpa_lightning.callbacks."}
 
 
-def written_out(args: Sequence[str]) -> list[str]:
-    """Write out the short flags, and put paths in the place of recipes' names after ``--config``.
+def recipes() -> list[str]:
+    """Return the names of the recipes."""
+    return sorted(path.stem for path in RECIPES.glob("*.yaml"))
+
+
+def long_flags(args: Sequence[str]) -> list[str]:
+    """Write out the short flags, and put sizes that are parted by commas into brackets.
 
     Args:
         args: A command line, without the program's name.
@@ -27,15 +49,39 @@ def written_out(args: Sequence[str]) -> list[str]:
         The command line that it is short for.
 
     Example:
-        >>> written_out(["--max_epochs", "3", "--devices=1"])
-        ['--trainer.max_epochs', '3', '--trainer.devices=1']
+        >>> long_flags(["--max_epochs", "3", "--hidden_sizes=64,64"])
+        ['--trainer.max_epochs', '3', '--model.hidden_sizes=[64,64]']
     """
     arguments = list(args)
     for index, argument in enumerate(arguments):
         flag, equals, value = argument.partition("=")
-        if flag.removeprefix("--") in SHORT_FLAGS and flag.startswith("--"):
-            arguments[index] = f"--trainer.{argument.removeprefix('--')}"
-        elif equals and flag in ("--config", "-c"):
+        if flag.startswith("--"):
+            flag = f"--{SHORT_FLAGS.get(flag[2:], flag[2:])}"
+            value = _in_brackets(value) if flag == _SIZES else value
+            arguments[index] = f"{flag}{equals}{value}"
+        elif index and arguments[index - 1] == _SIZES:
+            arguments[index] = _in_brackets(argument)
+    return arguments
+
+
+def _in_brackets(value: str) -> str:
+    sizes = _COMMA_LIST.fullmatch(value)
+    return f"[{sizes[1]}]" if sizes else value
+
+
+def written_out(args: Sequence[str]) -> list[str]:
+    """Write out what is short, and put paths in the place of recipes' names after ``--config``.
+
+    Args:
+        args: A command line, without the program's name.
+
+    Returns:
+        The command line that it is short for.
+    """
+    arguments = long_flags(args)
+    for index, argument in enumerate(arguments):
+        flag, equals, value = argument.partition("=")
+        if equals and flag in ("--config", "-c"):
             arguments[index] = f"{flag}={_configuration(value)}"
         elif index and arguments[index - 1] in ("--config", "-c"):
             arguments[index] = _configuration(argument)

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import shutil
+import sys
 from argparse import ArgumentError
 from collections.abc import Sequence
 from inspect import signature
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from jsonargparse import Namespace, dict_to_namespace
 from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.accelerators import AcceleratorRegistry
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint, ProgressBar
 from lightning.pytorch.cli import (
     ArgsType,
@@ -18,12 +20,17 @@ from lightning.pytorch.cli import (
     LightningCLI,
     SaveConfigCallback,
 )
+from lightning.pytorch.strategies import StrategyRegistry
 from lightning.pytorch.utilities import rank_zero_only
 
 from gpa_lightning.callbacks import EqualRows, StopOnDivergence
 from gpa_lightning.callbacks.run_folder import run_folder
 from gpa_lightning.commands.arguments import written_out
+from gpa_lightning.commands.effects import LOGS, take_effect, warn
 from gpa_lightning.commands.exit_codes import run
+from gpa_lightning.commands.help import HelpfulParser
+from gpa_lightning.commands.mistakes import explain
+from gpa_lightning.commands.nearest import did_you_mean
 from gpa_lightning.commands.run_names import next_version, short_name
 from gpa_lightning.commands.signals import LastWord, SecondInterrupt, answer_sigterm_without_waiting
 from gpa_lightning.data.datamodule import GPADataModule
@@ -40,7 +47,6 @@ from gpa_lightning.resuming.exact_resume import position_of
 from gpa_lightning.resuming.whole_file import PREFIX
 from gpa_lightning.speed import FastTraining
 
-LOGS = "lightning_logs"
 LIGHTNINGS_WORDS = ("best", "hpc")  # for checkpoints, in the place of a path
 STAY_IN_CHILDREN = ("ddp_fork", "ddp_notebook", "ddp_spawn")
 ARGUMENTS = tuple(signature(GPARegressor).parameters)
@@ -71,7 +77,8 @@ CALLBACKS: dict[str, tuple[type[Callback], dict[str, Any], str]] = {
     "early_stopping": (
         EarlyStopping,
         {"class_path": "EarlyStopping", "init_args": {"monitor": "val_loss", "patience": 10}},
-        "Ends the training when a metric no longer improves.",
+        "Ends the training when a metric no longer improves; --patience N is how many epochs it "
+        "waits, as --early_stopping.patience N is.",
     ),
     "checkpoint": (
         ModelCheckpoint,
@@ -92,7 +99,18 @@ CALLBACKS: dict[str, tuple[type[Callback], dict[str, Any], str]] = {
         "Shows how far a run is.",
     ),
 }
+LOGGER = {"save_dir": LOGS, "name": "", "default_hp_metric": False}
 WATCHING = ["gpa_lightning.callbacks.LossCurves", "gpa_lightning.callbacks.HyperparameterTable"]
+
+
+class Parser(HelpfulParser):
+    """The parser, which knows the defaults of the classes that have flags of their own."""
+
+    class_defaults: ClassVar[dict[str, Any]] = {
+        f"{flag}.{name}": value
+        for flag, (_, default, _) in CALLBACKS.items()
+        for name, value in default.get("init_args", {}).items()
+    } | {f"trainer.logger.{name}": value for name, value in LOGGER.items()}
 
 
 class SaveConfig(SaveConfigCallback):
@@ -121,7 +139,9 @@ class GPALightningCLI(LightningCLI):
     """
 
     def __init__(self, args: Sequence[str], run: bool = True, **kwargs: Any) -> None:
-        self._given = list(args)
+        self._given, self._runs = list(args), run
+        if (folder := str(Path.cwd())) not in sys.path:
+            sys.path.append(folder)  # the user's own classes are there, wherever the program lies
         self._asked_version: str | int | None = None
         super().__init__(
             GPARegressor,
@@ -136,18 +156,18 @@ class GPALightningCLI(LightningCLI):
             },
             save_config_callback=SaveConfig,
             save_config_kwargs={"save_to_log_dir": False},
+            parser_class=Parser,
             **kwargs,
         )
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Add the callbacks' flags and the short ones, and let the network follow the data."""
         parser.link_arguments("data.in_features", "model.in_features", apply_on="instantiate")
-        logger = {"save_dir": LOGS, "name": "", "default_hp_metric": False}
         parser.set_defaults(
             {
                 "trainer.logger": {
                     "class_path": "gpa_lightning.callbacks.EpochTensorBoardLogger",
-                    "init_args": logger,
+                    "init_args": LOGGER,
                 },
                 "trainer.callbacks": [{"class_path": path} for path in WATCHING],
             }
@@ -161,6 +181,7 @@ class GPALightningCLI(LightningCLI):
         for flag, (base, default, text) in CALLBACKS.items():
             parser.add_subclass_arguments(base, flag, required=False, help=f"{text} null: none.")
             parser.set_defaults({flag: default})
+            (parser.groups or {})[flag].title = f"callback {base.__name__}"
 
     @property
     def _settings(self) -> Namespace:
@@ -170,17 +191,37 @@ class GPALightningCLI(LightningCLI):
 
     def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
         """Parse the command line, and refuse a bad checkpoint before anything looks into it."""
-        super().parse_arguments(parser, args)
+        try:
+            super().parse_arguments(parser, args)
+        except ArgumentError as error:
+            raise self._refusal(error) from error
         settings = self._settings
+        # Without defaults, a class may lack what it needs: what has been validated is not again,
+        # for which jsonargparse has no public name.
+        asked = parser.parse_args(args, defaults=False, _skip_validation=True)  # type: ignore[arg-type]
+        self.asked: Namespace = asked.get(self.config.get("subcommand", ""), asked)
+        take_effect(settings, self.asked)
         path = settings.get("ckpt_path")
         if path == "last":
-            settings.ckpt_path = str(find_last(Path(LOGS)))
+            settings.ckpt_path = str(find_last(self._logs))
             epoch = position_of(read_checkpoint(settings.ckpt_path))
             # of several runs, "last" may be another than the one that the user has in mind
             verb = "going on from" if self.config.get("subcommand", "fit") == "fit" else "using"
             rank_zero_only(print)(f"{verb} {settings.ckpt_path}, of epoch {epoch}")
         elif path and path not in LIGHTNINGS_WORDS:
             read_checkpoint(path)
+
+    @property
+    def _logs(self) -> Path:
+        """The folder of runs, of a logger that has one."""
+        logger = self._settings.trainer.logger
+        folder = logger.get("init_args.save_dir") if isinstance(logger, Namespace) else None
+        return Path(folder or LOGS)
+
+    def _refusal(self, error: Exception) -> ArgumentError:
+        subcommands = (word for word in self._given if word in self.subcommands())
+        subcommand = next(subcommands, None) if self._runs else None
+        return ArgumentError(None, explain(error, self._parser(subcommand), self._given))
 
     def _parse_ckpt_path(self) -> None:
         """Take a checkpoint's hyperparameters for those of the model that is to be evaluated.
@@ -229,10 +270,14 @@ class GPALightningCLI(LightningCLI):
         config, logger = self._settings, self._settings.trainer.logger
         kind = logger.get("class_path", "") if isinstance(logger, Namespace) else ""
         if not kind.endswith(("TensorBoardLogger", "CSVLogger")):
+            if config.name:
+                warn(f"--name {config.name} changes nothing: no logger makes a folder of that name")
             return
         arguments = logger.init_args
         self._asked_version = arguments.version
         if arguments.version is not None:
+            if config.name:
+                warn(f"--name {config.name} changes nothing beside --trainer.logger.version")
             return
         number = next_version(Path(arguments.save_dir, arguments.name or ""))
         subcommand = self.config.get("subcommand", "fit")
@@ -257,8 +302,10 @@ class GPALightningCLI(LightningCLI):
         config, run = self._settings, checkpoint.parents[1]
         logger = config.trainer.logger
         versioned = isinstance(logger, Namespace) and "version" in logger.get("init_args", {})
-        if run.parent != Path(LOGS).resolve() or not versioned:
+        if run.parent != self._logs.resolve() or not versioned:
             return
+        if config.name and config.name not in run.name:
+            warn(f"--name {config.name} changes nothing: the run goes on in {run.name}")
         logger.init_args.version = run.name
         for unfinished in run.glob(f"**/{PREFIX}*"):
             shutil.rmtree(unfinished)
@@ -276,13 +323,15 @@ class GPALightningCLI(LightningCLI):
                 self.datamodule.check_split(read_checkpoint(path)[DATA_KEY])
         except (DataError, CheckpointError):
             raise
-        except (ValueError, TypeError) as error:
-            raise ArgumentError(None, str(error)) from error
+        except (ArithmeticError, ValueError, TypeError) as error:
+            raise self._refusal(error) from error
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Build the Trainer with the callbacks that have flags of their own."""
         config = self.config_init if self.subcommand is None else self.config_init[self.subcommand]
         trainer, own = config.trainer, {flag: config.get(flag) for flag in CALLBACKS}
+        theirs = trainer.callbacks or []
+        theirs = theirs if isinstance(theirs, list) else [theirs]
         for flag, switch in (
             ("checkpoint", "enable_checkpointing"),
             ("progress_bar", "enable_progress_bar"),
@@ -290,13 +339,13 @@ class GPALightningCLI(LightningCLI):
             # without one, Lightning would add its own; switched off, it would refuse ours
             if own[flag] is None:
                 bases = ModelCheckpoint if flag == "checkpoint" else ProgressBar
-                theirs = any(isinstance(each, bases) for each in trainer.callbacks or [])
-                kwargs.setdefault(switch, trainer[switch] or theirs)
+                other = any(isinstance(each, bases) for each in theirs)
+                kwargs.setdefault(switch, trainer[switch] or other)
             elif trainer[switch] is False:
                 own[flag] = None
         first = own.pop("fast_training")
         callbacks = [SecondInterrupt(), LastWord(), *filter(None, [first])]
-        callbacks += [*(trainer.callbacks or []), *filter(None, own.values())]
+        callbacks += [*theirs, *filter(None, own.values())]
         trainer = super().instantiate_trainer(callbacks=callbacks, **kwargs)
         logger = self._settings.trainer.logger
         if isinstance(logger, Namespace) and "version" in logger.get("init_args", {}):
@@ -311,6 +360,17 @@ def _check_trainer(flags: Namespace) -> None:
         value = flags[name]
         if value is not None and not isinstance(value, str) and not value > 0:
             raise ArgumentError(None, f"--trainer.{name} must be above 0, but is {value}")
+    if (flags.gradient_clip_val or 0) < 0:
+        value = flags.gradient_clip_val
+        raise ArgumentError(None, f"--trainer.gradient_clip_val must not be negative, got {value}")
+    for name, words in (
+        ("accelerator", ["auto", "gpu", *AcceleratorRegistry.available_accelerators()]),
+        ("strategy", ["auto", *StrategyRegistry.available_strategies()]),
+    ):
+        word = flags[name]
+        if isinstance(word, str) and word.lower() not in words:
+            near = did_you_mean(word, words, listed=len(words) < 10)
+            raise ArgumentError(None, f"--{name} {word}: there is no such {name}{near}")
     if isinstance(flags.strategy, str) and flags.strategy.startswith(STAY_IN_CHILDREN):
         raise ArgumentError(
             None,

@@ -27,7 +27,7 @@ from rich.table import Table
 
 import gpa_lightning
 from gpa_lightning.callbacks import LossCurves
-from gpa_lightning.commands.cli import LOGS
+from gpa_lightning.commands.effects import LOGS
 from gpa_lightning.commands.outcome import OUTCOME, outcome_of
 from gpa_lightning.commands.quiet import quieten_third_parties
 from gpa_lightning.commands.run_names import short_name

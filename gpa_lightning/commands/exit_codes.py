@@ -15,6 +15,7 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 from torch import distributed
 
 from gpa_lightning.callbacks.divergence import DivergenceError
+from gpa_lightning.commands.mistakes import culprit, no_such_metric
 from gpa_lightning.commands.quiet import quieten_third_parties
 from gpa_lightning.commands.refusal import refuse
 from gpa_lightning.commands.signals import end_at_once
@@ -31,6 +32,7 @@ _CALLS_LIGHTNING = ("gpa_lightning.commands.cli", "gpa_lightning.commands.train"
 _BELOW_LIGHTNING = ("contextlib", "jsonargparse", "lightning", "lightning_utilities", "torch")
 _HINTS = {
     "backend": "; --accelerator cpu runs everywhere",
+    "torch_xla": "; --accelerator auto takes what the machine has",
     "multiple progress bar": "; --progress_bar CLASS takes the place of this project's",
 }
 _GOING_ON = "the same command with --ckpt_path last goes on from the end of the last whole epoch"
@@ -55,15 +57,15 @@ def _exit_code(program: Callable[[Sequence[str]], object], arguments: Sequence[s
         return refuse(error)
     except MisconfigurationException as error:
         hints = (hint for about, hint in _HINTS.items() if about in str(error))
-        return refuse(f"{error}{next(hints, '')}")
+        return refuse(no_such_metric(error) or f"{error}{next(hints, '')}")
     except RuntimeError as error:
-        if "conditioned on metric" in str(error):  # EarlyStopping's word for a wrong `monitor`
-            return refuse(error)
+        if wrong := no_such_metric(error):
+            return refuse(wrong)
         if isinstance(error, distributed.DistError) or "gloo" in str(error):
             return _has_lost_a_process(error)
         if not _is_lightnings_own(error):
             raise
-        return refuse(f"{_place(error)}: {error}")
+        return refuse(_with_place(error))
     except SIGTERMException:
         return _interrupted(signal.SIGTERM)
     except (KeyboardInterrupt, SystemExit) as stop:
@@ -79,9 +81,10 @@ def _exit_code(program: Callable[[Sequence[str]], object], arguments: Sequence[s
                 f"{reason.filename or 'the run'}: cannot be written: {reason.strerror or reason}; "
                 "checkpoints that are there are whole, --ckpt_path last goes on from them"
             )
-        if _is_lightnings_own(error):
-            kind = "" if isinstance(error, (ImportError, ValueError)) else f"{_place(error)}: "
-            return refuse(f"{kind}{error}")
+        if _is_lightnings_own(error) or _is_pytorchs_optimizers(error):
+            known = isinstance(error, (ImportError, ValueError))
+            hints = (hint for about, hint in _HINTS.items() if about in str(error))
+            return refuse(f"{error}{next(hints, '')}" if known else _with_place(error))
         raise
     return 0
 
@@ -97,9 +100,17 @@ def _is_lightnings_own(error: BaseException) -> bool:
     return below[:1] == ["lightning"] and all(package in _BELOW_LIGHTNING for package in below)
 
 
-def _place(error: BaseException) -> str:
+def _is_pytorchs_optimizers(error: BaseException) -> bool:
+    """Tell whether PyTorch's own optimiser or schedule has failed, as with a step size of 0."""
+    *_, (frame, _line) = traceback.walk_tb(error.__traceback__)
+    return str(frame.f_globals["__name__"]).startswith("torch.optim.")
+
+
+def _with_place(error: BaseException) -> str:
+    """Say which callback, optimiser or schedule has failed, or else where."""
     *_, (frame, line) = traceback.walk_tb(error.__traceback__)
-    return f"{type(error).__name__} in {frame.f_globals['__name__']}, line {line}"
+    place = f"{type(error).__name__} in {frame.f_globals['__name__']}, line {line}"
+    return f"{culprit(error) or place}: {error if str(error) else type(error).__name__}"
 
 
 def _interrupted(by: signal.Signals) -> int:

@@ -16,6 +16,7 @@ from rich.markup import escape
 
 from gpa_lightning import GPADataModule
 from gpa_lightning.callbacks.divergence import DivergenceError
+from gpa_lightning.commands.mistakes import explain
 from gpa_lightning.commands.refusal import refuse
 from gpa_lightning.data.table import DataError
 from gpa_lightning.resuming.checkpoint import CheckpointError
@@ -42,7 +43,12 @@ def main(args: Sequence[str] | None = None) -> int:
 
 def _main(args: Sequence[str] | None) -> int:
     console = Console(soft_wrap=True, highlight=False)
-    config = _parser().parse_args(args)
+    parser = _parser()
+    try:
+        config = parser.parse_args(args)
+    except ArgumentError as error:
+        given = sys.argv[1:] if args is None else args
+        raise ArgumentError(None, explain(error, parser, given)) from error
     settings = Settings(
         config.data.as_dict(),
         config.accelerator,

@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 import shlex
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 from lightning.pytorch import Trainer
-from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
+from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint, WeightAveraging
 from lightning.pytorch.callbacks.early_stopping import EarlyStoppingReason
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 from torch import nn
+from torch.optim.swa_utils import SWALR
 
 from gpa_lightning.callbacks.loss_curves import Curve, LossCurves
 from gpa_lightning.callbacks.run_folder import run_folder
 from gpa_lightning.callbacks.tensorboard import tensorboard_loggers
+from gpa_lightning.commands.effects import LOGS
 from gpa_lightning.data.baselines import baseline_losses
 from gpa_lightning.data.datamodule import EVALUATION_ROWS, GPADataModule
 from gpa_lightning.data.loaders import TableDataset
@@ -47,6 +50,13 @@ class FitReport:
         tensorboard: Folder of TensorBoard's runs, or None without such a logger.
         seconds: How long it took.
         device: Where.
+        optimizer: The optimiser, its learning rate and its schedule.
+        processes: How many trained.
+        accumulated: Batches a step of the optimiser.
+        averaging: Name of the callback whose averaged weights are validated, kept and tested.
+        averaged: Of weights that are averaged when a fit ends, such as those of
+            `StochasticWeightAveraging`: their checkpoint, or why there are none.
+        averaged_losses: The MSE on each set of those.
     """
 
     epochs: int
@@ -61,6 +71,12 @@ class FitReport:
     tensorboard: str | None
     seconds: float
     device: torch.device
+    optimizer: str
+    processes: int
+    accumulated: int
+    averaging: str = ""
+    averaged: str = ""
+    averaged_losses: dict[str, float] = field(default_factory=dict)
 
     @classmethod
     def of(cls, trainer: Trainer, seconds: float) -> FitReport:
@@ -90,7 +106,43 @@ class FitReport:
             tensorboard=next((each.save_dir for each in tensorboard_loggers(trainer)), None),
             seconds=seconds,
             device=trainer.strategy.root_device,
+            optimizer=_optimizer(trainer),
+            processes=trainer.world_size,
+            accumulated=trainer.accumulate_grad_batches,
+            averaging=type(each).__name__ if (each := _first(trainer, WeightAveraging)) else "",
         )
+
+
+def _optimizer(trainer: Trainer) -> str:
+    """Name the optimiser, the learning rate that it began with, and its schedule."""
+    names, schedules = [], [config.scheduler for config in trainer.lr_scheduler_configs]
+    for optimizer in trainer.optimizers:
+        group = optimizer.param_groups[0]
+        rate = group.get("initial_lr", group.get("lr"))
+        if any(isinstance(each, SWALR) for each in schedules):
+            rate = optimizer.defaults["lr"]  # it has put its own in the place of the first
+        names.append(type(optimizer).__name__)
+        names += [] if rate is None else [f"learning rate {float(rate):g}"]
+    names += [f"schedule {type(each).__name__}" for each in schedules]
+    return ", ".join(names)
+
+
+def _batch_size(fitted: FitReport, data: GPADataModule) -> str:
+    """Say how many rows a step of the optimiser takes, of all processes together."""
+    if data.batch_size == "full":
+        return f"full, {data.rows['training']:,} rows"
+    parts = [f"{data.batch_size} rows"]
+    if fitted.processes > 1:
+        parts.append(f"{fitted.processes} processes")
+    if fitted.accumulated > 1:
+        parts.append(f"{fitted.accumulated} batches a step")
+    together = data.batch_size * fitted.processes * fitted.accumulated
+    return f"{together} ({' * '.join(parts)})" if len(parts) > 1 else str(together)
+
+
+def _penalty(model: GPARegressor) -> str:
+    penalty = model.hparams.get("penalty")
+    return f"{penalty}, weight {model.hparams['penalty_weight']:g}" if penalty else "none"
 
 
 def _first(trainer: Trainer, kind: type) -> Any:
@@ -132,7 +184,11 @@ def final_losses(model: GPARegressor, data: GPADataModule) -> dict[str, float]:
 
 
 def print_summary(
-    fitted: FitReport, losses: dict[str, float], model: GPARegressor, data: GPADataModule
+    fitted: FitReport,
+    losses: dict[str, float],
+    model: GPARegressor,
+    data: GPADataModule,
+    changed: Sequence[str],
 ) -> None:
     """Print what was trained, on what, and how good it is.
 
@@ -141,6 +197,7 @@ def print_summary(
         losses: The MSE on each set.
         model: The tested model.
         data: Its data.
+        changed: The flags that are not the defaults.
     """
     console = Console()
     if fitted.training:
@@ -156,6 +213,10 @@ def print_summary(
         ("", f"{source.rows:,} rows, SHA-256 {source.sha256}"),
         ("split", f"{rows}{doubling}; seed {data.seed}"),
         ("network", f"{'-'.join(map(str, sizes))}, {weights:,} parameters"),
+        ("optimiser", fitted.optimizer),
+        ("batch size", _batch_size(fitted, data)),
+        ("penalty", _penalty(model)),
+        ("flags", " ".join(changed) or "the defaults"),
         ("epochs run", f"{fitted.epochs}; {fitted.why_it_stopped}"),
     ]
     tested = "last epoch"
@@ -163,16 +224,23 @@ def print_summary(
         tested = f"best {fitted.monitor}"
         where = position_of(read_checkpoint(fitted.checkpoint))
         lines.append(("best epoch", f"{where} ({fitted.monitor} {fitted.best:.4f})"))
+    if fitted.averaging:
+        tested += f", weights averaged by {fitted.averaging}"
     for name, loss in losses.items():
         lines.append((f"{name} MSE", f"{loss:.4f}  ({tested})"))
+    for name, loss in fitted.averaged_losses.items():
+        lines.append((f"{name} MSE", f"{loss:.4f}  (averaged weights)"))
     for predictor, loss in baseline_losses(data).items():
         lines.append((f"  {predictor}", f"{loss:.4f}  (test MSE, for comparison)"))
     lines.append(("time", f"{fitted.seconds:.1f} s to fit on {fitted.device}"))
     if fitted.checkpoint:
         lines.append(("checkpoint", fitted.checkpoint))
+    if fitted.averaged:
+        lines.append(("averaged weights", fitted.averaged))
     if fitted.tensorboard:
         command = f"tensorboard --logdir {fitted.tensorboard}"
-        lines.append(("curves", f"make tensorboard  (or: {command})"))
+        here = fitted.tensorboard == LOGS  # where make looks
+        lines.append(("curves", f"make tensorboard  (or: {command})" if here else command))
     if fitted.checkpoint:
         checkpoint = shlex.quote(fitted.checkpoint)
         command = f"python scripts/predict.py --ckpt_path {checkpoint} --input students.csv"

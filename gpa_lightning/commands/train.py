@@ -5,19 +5,21 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
 
-from lightning.pytorch.callbacks import WeightAveraging
+from lightning.pytorch import Callback, Trainer
+from lightning.pytorch.callbacks import StochasticWeightAveraging, WeightAveraging
 from lightning.pytorch.cli import LightningArgumentParser
 
-from gpa_lightning.commands.arguments import SHORT_FLAGS
+from gpa_lightning.commands.changes import changes
 from gpa_lightning.commands.cli import GPALightningCLI
 from gpa_lightning.commands.exit_codes import run
 from gpa_lightning.commands.outcome import OUTCOME, outcome_of
 from gpa_lightning.commands.summary import FitReport, final_losses, print_summary
 from gpa_lightning.resuming.whole_file import whole_file
 
-DESCRIPTION = f"""Train the network on the GPA data, test the best checkpoint, and print a summary.
---{", --".join(SHORT_FLAGS)} are short for --trainer.{SHORT_FLAGS[0]} and so on."""
+DESCRIPTION = "Train the network on the GPA data, test the best checkpoint, and print a summary."
 
 
 class TrainCLI(GPALightningCLI):
@@ -53,7 +55,8 @@ def _train(args: Sequence[str]) -> None:
     fitted = fit_and_test(cli)
     if cli.trainer.is_global_zero:
         losses = final_losses(cli.model, cli.datamodule)
-        print_summary(fitted, losses, cli.model, cli.datamodule)
+        changed = changes(cli.asked, cli.parser.get_defaults())
+        print_summary(fitted, losses, cli.model, cli.datamodule, changed)
         if fitted.log_dir:
             with whole_file(fitted.log_dir / OUTCOME, overwrite=True) as file:
                 file.write_text(json.dumps(outcome_of(cli, fitted, losses)))
@@ -73,8 +76,12 @@ def fit_and_test(cli: TrainCLI) -> FitReport:
     trainer.fit(model, datamodule=data, ckpt_path=cli.config.ckpt_path, weights_only=True)
     # noted before the test, which puts the callbacks back to where the best checkpoint left them
     fitted = FitReport.of(trainer, time.perf_counter() - started)
+    if swa := next(
+        (c for c in _callbacks(trainer) if isinstance(c, StochasticWeightAveraging)), None
+    ):
+        fitted = _with_averaged_weights(fitted, cli, swa)
     # The checkpoint has averaged weights; this callback loads those that training goes on from.
-    callbacks = trainer.callbacks  # type: ignore[attr-defined]
+    callbacks = _callbacks(trainer)
     callbacks[:] = [each for each in callbacks if not isinstance(each, WeightAveraging)]
     if fitted.checkpoint:
         best = fitted.checkpoint
@@ -82,3 +89,30 @@ def fit_and_test(cli: TrainCLI) -> FitReport:
     else:
         trainer.test(model, datamodule=data, verbose=False)
     return fitted
+
+
+def _callbacks(trainer: Trainer) -> list[Callback]:
+    callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
+    return callbacks
+
+
+def _with_averaged_weights(
+    fitted: FitReport, cli: TrainCLI, averaging: StochasticWeightAveraging
+) -> FitReport:
+    """Keep and evaluate the average that the model is left with, which no checkpoint has.
+
+    The best checkpoint is one from before: Lightning averages when the last epoch is over.
+    """
+    trainer, unlimited = cli.trainer, cli.trainer.max_epochs == -1
+    if not averaging.n_averaged or not (unlimited or trainer.current_epoch > averaging.swa_end):
+        reason = (
+            f"none: from epoch {averaging.swa_start} to epoch {averaging.swa_end} they would have "
+            f"been averaged, but the run has ended before; see --early_stopping, --max_epochs and "
+            "--trainer.callbacks.swa_epoch_start"
+        )
+        return replace(fitted, averaged=reason)
+    path = Path(fitted.checkpoint).with_name("averaged.ckpt") if fitted.checkpoint else None
+    if path:
+        trainer.save_checkpoint(path)
+    losses = final_losses(cli.model, cli.datamodule) if trainer.is_global_zero else {}
+    return replace(fitted, averaged=str(path or "in no checkpoint"), averaged_losses=losses)

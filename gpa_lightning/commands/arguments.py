@@ -30,7 +30,7 @@ def written_out(args: Sequence[str]) -> list[str]:
         >>> written_out(["--max_epochs", "3", "--devices=1"])
         ['--trainer.max_epochs', '3', '--trainer.devices=1']
     """
-    arguments = list(args)
+    arguments = names_listed(args)
     for index, argument in enumerate(arguments):
         flag, equals, value = argument.partition("=")
         if flag.removeprefix("--") in SHORT_FLAGS and flag.startswith("--"):
@@ -40,6 +40,24 @@ def written_out(args: Sequence[str]) -> list[str]:
         elif index and arguments[index - 1] in ("--config", "-c"):
             arguments[index] = _configuration(argument)
     return arguments
+
+
+def names_listed(args: Sequence[str]) -> list[str]:
+    """Write the names that follow ``--data.drop`` as the one value that they are."""
+    arguments: list[str] = []
+    names: list[str] | None = None
+    for argument in [*args, "--"]:
+        if names is not None and argument.startswith("--"):
+            single = len(names) < 2  # which may be a list already
+            arguments += names if single else [json.dumps(names)]
+            names = None
+        if names is not None:
+            names.append(argument)
+            continue
+        arguments.append(argument)
+        if argument == "--data.drop":
+            names = []
+    return arguments[:-1]
 
 
 def _configuration(name: str) -> str:

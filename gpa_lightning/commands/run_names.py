@@ -6,6 +6,8 @@ import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path, PureWindowsPath
 
+from gpa_lightning.commands.arguments import names_listed
+
 LENGTH = 80
 """Characters of a name at most; Windows takes 260 for a whole path."""
 
@@ -43,7 +45,7 @@ def short_name(words: Sequence[str]) -> str:
         'WeightNorms'
     """
     parts: dict[str, str] = {}  # by flag, of which the last holds
-    for flag, value in _pairs(words):
+    for flag, value in _pairs(names_listed(words)):
         names = flag.split(".")
         if _MACHINE & {names[0], names[-1]} or "logger" in names:
             continue

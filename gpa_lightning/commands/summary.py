@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -153,6 +154,8 @@ def print_summary(
     lines = [
         ("data", f"{kind}: {source.location}"),
         ("", f"{source.rows:,} rows, SHA-256 {source.sha256}"),
+        ("target", data.target_name),
+        ("features", _named(data.feature_names)),
         ("split", f"{rows}{doubling}; seed {data.seed}"),
         ("network", f"{'-'.join(map(str, sizes))}, {weights:,} parameters"),
         ("epochs run", f"{fitted.epochs}; {fitted.why_it_stopped}"),
@@ -177,6 +180,12 @@ def print_summary(
         style = "bold red" if value.startswith("SYNTHETIC") else None
         # soft wrap: paths and sums stay whole when they are copied
         console.print(f"{label:<22}", Text(value), style=style, soft_wrap=True, highlight=False)
+
+
+def _named(names: Sequence[str]) -> str:
+    """Return the names of a table's columns, of a wide one the first."""
+    more = f" and {len(names) - 12:,} more" if len(names) > 12 else ""
+    return ", ".join(names[:12]) + more
 
 
 def _curves(fitted: FitReport) -> Table:

@@ -2,6 +2,7 @@
 
 import logging
 import os
+import shlex
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -17,7 +18,7 @@ from torch.utils.data import DataLoader
 
 from gpa_lightning.data.loaders import BatchSampler, TableDataset, table_loader
 from gpa_lightning.data.split import Split, blocks, fit_scaler, standardised
-from gpa_lightning.data.table import DataError, Provenance, Source, Table, listed
+from gpa_lightning.data.table import DataError, Provenance, Selection, Source, Table, listed, quoted
 from gpa_lightning.resuming.checkpoint import stamp
 
 # Annotations are not postponed here: to make them out, --help would import what follows, slowly.
@@ -43,8 +44,8 @@ class GPADataModule(LightningDataModule):
     Args:
         source: Where the table comes from. ``auto``: ``path`` if given, else ``data/GPA.csv`` if
             it is there, else an earlier download, else a download, else the synthetic twin.
-        path: A ``.csv``, ``.csv.gz`` or ``.parquet`` file, or a folder of Parquet files, the
-            target in the last column. The environment variable ``GPA_CSV`` stands in for it.
+        path: A ``.csv``, ``.csv.gz`` or ``.parquet`` file, or a folder of Parquet files. The
+            environment variable ``GPA_CSV`` stands in for it.
         batch_size: Rows a training batch, or ``full`` for all of them (full-batch training). Of
             several processes, each takes batches of this size.
         test_size: Share of all rows that is held out for the test. By default 0.2, or a
@@ -61,6 +62,9 @@ class GPADataModule(LightningDataModule):
             streamed if its values would take more than a quarter of the machine's memory. Of
             several processes on a machine, the first puts them there for all.
         cache_dir: Folder for the files of streamed tables, by default the user's cache folder.
+        target: Name of the column to predict. By default the course's GPA, or the last column of
+            any other table.
+        drop: Names of columns to leave out: neither features nor target.
 
     Raises:
         DataError: If the table is not to be had, not valid, or too short for the split.
@@ -68,6 +72,7 @@ class GPADataModule(LightningDataModule):
     Attributes:
         in_features: Number of feature columns.
         feature_names: Their names, in the network's order.
+        target_name: Name of the column that is predicted.
         provenance: Which data these are.
 
     Example:
@@ -89,6 +94,8 @@ class GPADataModule(LightningDataModule):
         num_workers: int = 0,
         in_memory: bool | None = None,
         cache_dir: str | None = None,
+        target: str | None = None,
+        drop: list[str] | str | None = None,
     ) -> None:
         super().__init__()
         if batch_size != "full" and batch_size < 1:
@@ -104,6 +111,7 @@ class GPADataModule(LightningDataModule):
                 raise DataError(f"--data.{name} must not be negative, but is {number}")
         self.source = source
         self.path = path
+        self._selection = Selection(target, (drop,) if isinstance(drop, str) else tuple(drop or ()))
         self.batch_size = batch_size
         self._asked_for = {"test_size": test_size, "val_size": val_size, "seed": seed}
         self.test_size = 0.2 if test_size is None else test_size
@@ -143,7 +151,7 @@ class GPADataModule(LightningDataModule):
     def _streamed(self, location: str) -> "StreamedTable":
         from gpa_lightning.data.streaming import StreamedTable
 
-        return StreamedTable(Path(location), location)
+        return StreamedTable(Path(location), location, self._selection)
 
     def _map(self, table: "StreamedTable") -> "MappedTable":
         return table.mapped(self.cache_dir, self._split, self._scaler)
@@ -153,7 +161,7 @@ class GPADataModule(LightningDataModule):
             from gpa_lightning.data.sources import load_table  # brings pandas, which is slow
 
             file = self._file_to_stream()
-            self._table = file or load_table(self.source, self.path)
+            self._table = file or load_table(self.source, self.path, self._selection)
             self._feature_names = self._table.feature_names
             self._target_name = self._table.target_name
         return self._table
@@ -180,6 +188,11 @@ class GPADataModule(LightningDataModule):
     def feature_names(self) -> tuple[str, ...]:
         """Names of the feature columns, in the network's order."""
         return self._feature_names or self._load().feature_names
+
+    @property
+    def target_name(self) -> str:
+        """Name of the column that is predicted."""
+        return self._target_name or self._load().target_name
 
     @property
     def in_features(self) -> int:
@@ -355,7 +368,7 @@ class GPADataModule(LightningDataModule):
         """Return what a checkpoint needs to predict from raw scores, and what it stands on."""
         state = {
             "feature_names": list(self.feature_names),
-            "target_name": self._target_name,
+            "target_name": self.target_name,
             "provenance": asdict(self.provenance),
             "split": self._split_settings(),
             **self._scaler,
@@ -384,6 +397,8 @@ class GPADataModule(LightningDataModule):
             self._agreed_split(state_dict, self.provenance if self._sets else provenance)
         )
         scaler = {name: state_dict[name] for name in ("mean", "scale")}
+        if self._sets:
+            self._compare_columns(state_dict)
         if self._sets and self.trainer is not None and self.trainer.training:
             now = {"data": self.provenance.sha256, **self._split_settings()}
             then = {"data": provenance.sha256, **state_dict["split"]}
@@ -398,13 +413,6 @@ class GPADataModule(LightningDataModule):
                         f"was trained with {then[name]}; use the checkpoint's or start a new run"
                     )
         elif self._sets:
-            names = tuple(state_dict["feature_names"])
-            if names != self.feature_names:
-                raise DataError(
-                    f"{self.provenance.location}: has the feature columns "
-                    f"{listed(self.feature_names)}, but the checkpoint was trained on "
-                    f"{listed(names)}"
-                )
             if another:
                 self._say(
                     "%s is not the table that the checkpoint was trained on: whether it holds rows "
@@ -417,6 +425,23 @@ class GPADataModule(LightningDataModule):
             self._target_name = state_dict["target_name"]
             self._provenance = provenance
         self._scaler = scaler
+
+    def _compare_columns(self, state_dict: dict[str, Any]) -> None:
+        """Refuse other features than a checkpoint's, and on its own table another target."""
+        names, target = tuple(state_dict["feature_names"]), state_dict["target_name"]
+        if names != self.feature_names:
+            raise DataError(
+                f"{self.provenance.location}: has the feature columns "
+                f"{listed(self.feature_names)}, but the checkpoint was trained on {listed(names)}"
+                "; see --data.target and --data.drop"
+            )
+        same = self.provenance.sha256 == state_dict["provenance"]["sha256"]
+        if same and target != self.target_name:
+            raise DataError(
+                f"{self.provenance.location}: the target is {quoted(self.target_name)}, but the "
+                f"checkpoint was trained to predict {quoted(target)}; give --data.target "
+                f"{shlex.quote(target)}"
+            )
 
     def _say(self, message: str, *values: object) -> None:
         """Warn once, of however many processes."""
@@ -448,9 +473,10 @@ class GPADataModule(LightningDataModule):
             state_dict: The data module's part of a checkpoint.
 
         Raises:
-            DataError: If another split of the same table is asked for.
+            DataError: If other columns, or another split of the same table, are asked for.
         """
         if isinstance(self._table, Table):
+            self._compare_columns(state_dict)
             self._agreed_split(state_dict, self._table.provenance)
 
     def _take_over_split(self, split: Split) -> None:

@@ -13,18 +13,20 @@ import numpy as np
 import pandas as pd
 from platformdirs import user_cache_dir
 
+from gpa_lightning.data.columns import Columns, chosen_columns, training_columns
 from gpa_lightning.data.download import DownloadError, fetch
 from gpa_lightning.data.file_lock import file_lock
 from gpa_lightning.data.formats import Rows, TrainingFile, opened, opened_training
 from gpa_lightning.data.table import (
     FEATURES,
-    SEX,
     TARGET,
     Array,
     DataError,
     Provenance,
+    Selection,
     Source,
     Table,
+    absent,
     listed,
     quoted,
 )
@@ -52,7 +54,11 @@ class Scores(NamedTuple):
     features: Array
 
 
-def load_table(source: Source = "auto", path: str | Path | None = None) -> Table:
+def load_table(
+    source: Source = "auto",
+    path: str | Path | None = None,
+    selection: Selection = Selection(),  # noqa: B008 - it cannot be changed
+) -> Table:
     """Load a table to train on.
 
     Args:
@@ -62,28 +68,30 @@ def load_table(source: Source = "auto", path: str | Path | None = None) -> Table
             logs a warning when that is the twin.
         path: A ``.csv``, ``.csv.gz`` or ``.parquet`` file, or a folder of Parquet files. The
             environment variable ``GPA_CSV`` stands in for it with ``file`` and ``auto``.
+        selection: Which of its columns to train on.
 
     Returns:
         The table. The course's columns are in the order of ``FEATURES``, whatever their order in
-        the file; the target of any other table is its last column.
+        the file.
 
     Raises:
         DataError: If there is no such table or it is not valid.
     """
     file = training_file(source, path)
     if file:
-        return _read_table(Path(file), "file", file)
+        return _read_table(Path(file), "file", file, selection)
     if source != "auto":
-        return _downloaded() if source == "download" else _twin()
+        return _selected(_downloaded() if source == "download" else _twin(), selection)
     try:
-        return _downloaded()
+        table = _downloaded()
     except DataError as error:
         log.warning(
             "TRAINING ON A SYNTHETIC TABLE: no student is in it, and no result on it is one about "
             "students. There is no data/GPA.csv, and %s. Give a table with --data.path FILE.",
             error,
         )
-        return _twin()
+        table = _twin()
+    return _selected(table, selection)
 
 
 def training_file(source: Source, path: str | Path | None) -> str | None:
@@ -133,7 +141,7 @@ def read_scores(path: str | Path, feature_names: Sequence[str]) -> Scores:
         wanted = [name.strip().casefold() for name in feature_names]
         missing = [n for n, key in zip(feature_names, wanted, strict=True) if key not in places]
         if missing:
-            raise DataError(_absent(missing, table.columns, location))
+            raise DataError(absent(missing, table.columns, location))
         rows = table.rows([places[key] for key in wanted])
         features = _joined(rows, table.num_rows, len(wanted), location)
         return Scores(table.frame(), features)
@@ -178,10 +186,24 @@ def _read_published(file: Path, kind: Literal["cache", "download"], location: st
     return table
 
 
-def _read_table(file: Path, kind: Literal["file", "cache", "download"], location: str) -> Table:
+def _selected(table: Table, selection: Selection) -> Table:
+    """Return the columns of the course's table that are asked for."""
+    values = np.column_stack([table.features, table.target])
+    names = (*table.feature_names, table.target_name)
+    places, (*features, target) = chosen_columns(names, selection, table.provenance.location)
+    values = values[:, places]
+    return Table(values[:, :-1], values[:, -1], tuple(features), target, table.provenance)
+
+
+def _read_table(
+    file: Path,
+    kind: Literal["file", "cache", "download"],
+    location: str,
+    selection: Selection = Selection(),  # noqa: B008 - it cannot be changed
+) -> Table:
     """Read a table with a target; ``location`` is what messages call the file."""
     with opened_training(file, location) as table:
-        columns = training_columns(table, location)
+        columns = training_columns(table, selection, location)
         rows = training_rows(table, columns, location)
         values = _joined(rows, table.num_rows, len(columns.names), location)
         provenance = Provenance(kind, location, len(values), table.sha256())
@@ -189,60 +211,14 @@ def _read_table(file: Path, kind: Literal["file", "cache", "download"], location
     return Table(values[:, :-1], values[:, -1], tuple(features), target, provenance)
 
 
-class Columns(NamedTuple):
-    """The columns to train on.
-
-    Attributes:
-        places: Where the features and, last, the target stand in the file.
-        names: Their names.
-    """
-
-    places: Sequence[int]
-    names: tuple[str, ...]
-
-
-def training_columns(table: TrainingFile, location: str) -> Columns:
-    """Return which columns of an opened table are the features and the target.
-
-    Raises:
-        DataError: If the table has not the columns to train on.
-    """
-    if table.index:
-        raise DataError(
-            f"{location}: column {listed(table.index)} is an index of pandas, save without it"
-        )
-    columns = table.columns
-    places = {name.casefold(): i for i, name in enumerate(columns)}
-    course = {name.casefold(): name for name in (*FEATURES, TARGET)}
-    if sum(name.casefold() in places for name in FEATURES) > len(FEATURES) // 2:
-        if missing := [name for key, name in course.items() if key not in places]:
-            raise DataError(_absent(missing, columns, location))
-        if extra := [name for name in columns if name.casefold() not in (*course, *SEX)]:
-            raise DataError(f"{location}: unexpected column {listed(extra)}, leave it out")
-        return Columns([places[key] for key in course], tuple(course.values()))
-    if len(columns) < 2:
-        raise DataError(
-            f"{location}: {quoted(columns[0])} is the only column; "
-            "a table has features and, in its last column, the target"
-        )
-    if places.get(TARGET, len(columns)) < len(columns) - 1:
-        log.warning(
-            "%s: column %r counts as a feature, since the target is the last column, %s",
-            *(location, TARGET, quoted(columns[-1])),
-        )
-    return Columns(range(len(columns)), tuple(columns))
-
-
 def training_rows(table: TrainingFile, columns: Columns, location: str) -> Iterator[Rows]:
     """Yield the rows of an opened table, the target last, and warn of what is odd in them."""
     rows = table.rows(columns.places)
-    if columns.names[-1].casefold() == TARGET:
-        rows = _grades(rows, columns.names[-1], location)
-    return _with_constants_named(rows, columns.names[:-1], location)
-
-
-def _absent(missing: Sequence[str], columns: Sequence[str], location: str) -> str:
-    return f"{location}: there is no column {listed(missing)}; there are {listed(columns)}"
+    *features, target = columns.names
+    if target.casefold() == TARGET:
+        rows = _grades(rows, target, location)
+    rows = _with_a_counter_named(rows, target, location)
+    return _with_constants_named(rows, features, location)
 
 
 # Rows of any format
@@ -261,6 +237,23 @@ def _grades(rows: Iterable[Rows], name: str, location: str) -> Iterator[Rows]:
                 *(location, place(row), name, values[row, -1]),
             )
         yield values, place
+
+
+def _with_a_counter_named(rows: Iterable[Rows], target: str, location: str) -> Iterator[Rows]:
+    """Pass the rows on, with a warning at the end if the target (the last column) counts them."""
+    steps: set[float] = set()
+    last: Array = np.empty(0)
+    count = 0
+    for values, place in rows:
+        if len(steps) < 2:
+            steps.update(np.unique(np.diff(values[:, -1], prepend=last))[:2].tolist())
+        last, count = values[-1:, -1].copy(), count + len(values)
+        yield values, place
+    if count > 2 and len(steps) == 1 and steps != {0.0}:
+        log.warning(
+            "%s: the target %s only counts the rows, by %g; another is named with --data.target",
+            *(location, quoted(target), steps.pop()),
+        )
 
 
 def _with_constants_named(

@@ -33,10 +33,11 @@ import torch
 from platformdirs import user_cache_dir
 from torch import Tensor
 
+from gpa_lightning.data.columns import training_columns
 from gpa_lightning.data.file_lock import file_lock
 from gpa_lightning.data.formats import opened_training
 from gpa_lightning.data.loaders import TableDataset
-from gpa_lightning.data.sources import training_columns, training_rows
+from gpa_lightning.data.sources import training_rows
 from gpa_lightning.data.split import (
     RowNumbers,
     Split,
@@ -45,7 +46,7 @@ from gpa_lightning.data.split import (
     fit_scaler,
     standardised,
 )
-from gpa_lightning.data.table import Array, DataError, Provenance, Table
+from gpa_lightning.data.table import Array, DataError, Provenance, Selection, Table
 
 IN_MEMORY_SHARE = 0.25
 """Share of the machine's memory that a table's values may take before it is streamed."""
@@ -171,6 +172,7 @@ class StreamedTable:
     Args:
         file: The file or folder.
         location: What messages call it.
+        selection: Which of its columns to train on.
 
     Raises:
         DataError: If it cannot be read, or has not the columns of a table to train on.
@@ -180,11 +182,11 @@ class StreamedTable:
         target_name: Name of the target's.
     """
 
-    def __init__(self, file: Path, location: str) -> None:
+    def __init__(self, file: Path, location: str, selection: Selection) -> None:
         self.file = file
         self.location = location
         with opened_training(file, location) as table:
-            self._columns = training_columns(table, location)
+            self._columns = training_columns(table, selection, location)
         *features, self.target_name = self._columns.names
         self.feature_names = tuple(features)
 
@@ -233,7 +235,8 @@ class StreamedTable:
         self, cache_dir: str | Path | None, split: Split, scaler: dict[str, Tensor]
     ) -> Path:
         units = {name: values.tolist() for name, values in scaler.items()}
-        settings = {"layout": _LAYOUT, "data": self._sha256, "split": asdict(split), "units": units}
+        data = {"data": self._sha256, "columns": self._columns.names}
+        settings = {"layout": _LAYOUT, **data, "split": asdict(split), "units": units}
         key = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:20]
         cache = Path(cache_dir or Path(user_cache_dir("gpa-lightning", appauthor=False), "tables"))
         return cache / key

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import difflib
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -64,6 +66,19 @@ class Provenance:
 
 
 @dataclass(frozen=True)
+class Selection:
+    """Which of a table's columns to train on.
+
+    Attributes:
+        target: The target's name; None for the last column, or the course's GPA.
+        drop: Names of columns that are neither features nor target.
+    """
+
+    target: str | None = None
+    drop: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
 class Table:
     """A valid table: every value is finite and within the range of single precision.
 
@@ -91,3 +106,16 @@ def listed(names: Sequence[str]) -> str:
     """Return names in quotes, the first five of them, for a message."""
     more = f" and {len(names) - 5:,} more" if len(names) > 5 else ""
     return ", ".join(map(quoted, names[:5])) + more
+
+
+def absent(missing: Sequence[str], columns: Sequence[str], location: str) -> str:
+    """Say that a table lacks columns, which it has, and which of those may be meant."""
+    known = {name.casefold(): name for name in columns}
+    meant = difflib.get_close_matches(missing[0].strip().casefold(), known, n=1)
+    hint = f" (did you mean {quoted(known[meant[0]])}?)" if meant and len(missing) == 1 else ""
+    return f"{location}: there is no column {listed(missing)}{hint}; there are {listed(columns)}"
+
+
+def dropping(names: Sequence[str]) -> str:
+    """Return the flag that leaves columns out, as it is typed; of the first thirty."""
+    return " ".join(["--data.drop", *map(shlex.quote, names[:30]), *["..."] * (len(names) > 30)])

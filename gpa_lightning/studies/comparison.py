@@ -34,6 +34,7 @@ Mean over the seeds as far as all of them trained, with a band from the lowest t
 training loss is the average over an epoch in which the weights changed, dropout included."""
 MARKERS = "os^Dv<>pPX*h"
 MARKS = 10  # a curve
+_TEST_SET = ("sha256", "rows", "target", "test_size", "split_seed")  # what names a run's
 
 
 @dataclass(frozen=True)
@@ -58,7 +59,7 @@ class Comparison:
             for outcome in outcomes
         ]
         columns = ["setting", "seed", "epochs", "training_loss", "validation_loss", "test_loss"]
-        columns += ["seconds", "why_it_stopped", "error", "sha256", "test_size", "split_seed"]
+        columns += ["seconds", "why_it_stopped", "error", *_TEST_SET]
         return pd.DataFrame(rows).reindex(columns=columns)
 
     @property
@@ -197,8 +198,9 @@ def _spread(values: pd.Series[float]) -> str:
 
 def _difference(part: pd.DataFrame, first: pd.DataFrame) -> tuple[str, str]:
     """Return the paired difference of the test losses with its interval, and words on the seeds."""
-    pair = ["seed", "sha256", "test_size", "split_seed"]
-    mine, others = (each.set_index(pair).test_loss for each in (part, first))
+    # outcomes of earlier versions name no target
+    tested = [each.fillna({"target": ""}).set_index(["seed", *_TEST_SET]) for each in (part, first)]
+    mine, others = (each.test_loss for each in tested)
     difference = (mine - others).dropna()
     seeds = len(difference)
     if not seeds:

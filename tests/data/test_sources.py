@@ -401,7 +401,7 @@ TRAINING = {  # wrong for training only
     "other target": (table(5).replace("gpa", "GPA 2024"), "there is no column 'gpa'"),
     "an extra column": (
         "id," + table(5).replace("\n", "\n7,")[:-2],
-        "unexpected column 'id', leave it out",
+        "unexpected column 'id'; leave it out",
     ),
     "text column of another table": (
         "name,hours,points\nAda,1,2\n",

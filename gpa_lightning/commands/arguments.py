@@ -14,6 +14,8 @@ SHORT_FLAGS = ("accelerator", "devices", "strategy", "num_nodes", "precision", "
 """Flags of the Trainer that need no ``trainer.`` in front."""
 
 _MOVED_TO_FAST_TRAINING = ("steps_per_execution", "matmul_precision")  # from the model, in 0.1.0
+_STANDARDISE = "standardise_target"
+_SAVED = "# lightning.pytorch=="  # how a file begins that a run has saved
 _MOVED_CLASSES = {"gpa_lightning.overfitting.": "gpa_lightning.callbacks."}
 
 
@@ -73,7 +75,11 @@ def _configuration(name: str) -> str:
         model = config["model"]
     except (OSError, ValueError, TypeError, KeyError, yaml.YAMLError):
         return name  # whatever is wrong with it is for the parser to say
-    return json.dumps(config) if _upgrade(config, model) else name
+    data = config.get("data")
+    before = text.startswith(_SAVED) and isinstance(data, dict) and _STANDARDISE not in data
+    if before:
+        data[_STANDARDISE] = False  # as it was when the file was saved
+    return json.dumps(config) if _upgrade(config, model) or before else name
 
 
 def _upgrade(config: dict[str, Any], model: dict[str, Any]) -> bool:

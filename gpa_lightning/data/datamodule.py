@@ -17,8 +17,19 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from gpa_lightning.data.loaders import BatchSampler, TableDataset, table_loader
-from gpa_lightning.data.split import Split, blocks, fit_scaler, standardised
-from gpa_lightning.data.table import DataError, Provenance, Selection, Source, Table, listed, quoted
+from gpa_lightning.data.split import Split, TargetUnits, blocks, fit_scaler, standardised
+from gpa_lightning.data.table import (
+    FEATURES,
+    TARGET,
+    DataError,
+    Provenance,
+    Selection,
+    Source,
+    Table,
+    listed,
+    quoted,
+)
+from gpa_lightning.network import FullyConnectedNetwork
 from gpa_lightning.resuming.checkpoint import stamp
 
 # Annotations are not postponed here: to make them out, --help would import what follows, slowly.
@@ -30,6 +41,9 @@ log = logging.getLogger(__name__)
 
 EVALUATION_ROWS = 2048
 """Rows a batch where no gradient is needed: large enough to be fast, small enough for a GPU."""
+
+BATCHES_AT_LEAST = 32
+"""Batches of an epoch, where their size is left to the table's."""
 
 SetName = Literal["training", "validation", "test"]
 
@@ -46,7 +60,8 @@ class GPADataModule(LightningDataModule):
             it is there, else an earlier download, else a download, else the synthetic twin.
         path: A ``.csv``, ``.csv.gz`` or ``.parquet`` file, or a folder of Parquet files. The
             environment variable ``GPA_CSV`` stands in for it.
-        batch_size: Rows a training batch, or ``full`` for all of them (full-batch training). Of
+        batch_size: Rows a training batch, or ``full`` for all of them (full-batch training), or
+            ``auto`` for 100, and fewer of a small table, so that an epoch has 32 batches. Of
             several processes, each takes batches of this size.
         test_size: Share of all rows that is held out for the test. By default 0.2, or a
             checkpoint's.
@@ -65,6 +80,9 @@ class GPADataModule(LightningDataModule):
         target: Name of the column to predict. By default the course's GPA, or the last column of
             any other table.
         drop: Names of columns to leave out: neither features nor target.
+        standardise_target: Whether the network learns the target in units of the training rows'
+            mean and deviation, which is undone in every loss, metric and prediction. By default
+            not for the course's GPA from its exams, but for any other table.
 
     Raises:
         DataError: If the table is not to be had, not valid, or too short for the split.
@@ -87,7 +105,7 @@ class GPADataModule(LightningDataModule):
         self,
         source: Source = "auto",
         path: str | None = None,
-        batch_size: int | Literal["full"] = 100,
+        batch_size: int | Literal["full", "auto"] = 100,
         test_size: float | None = None,
         val_size: float | None = None,
         seed: int | None = None,
@@ -96,11 +114,12 @@ class GPADataModule(LightningDataModule):
         cache_dir: str | None = None,
         target: str | None = None,
         drop: list[str] | str | None = None,
+        standardise_target: bool | None = None,
     ) -> None:
         super().__init__()
-        if batch_size != "full" and batch_size < 1:
+        if not isinstance(batch_size, str) and batch_size < 1:
             raise DataError(
-                f"--data.batch_size must be a positive number or 'full', not {batch_size}"
+                f"--data.batch_size must be a positive number, 'full' or 'auto', not {batch_size}"
             )
         if test_size is not None and not 0 < test_size < 1:
             raise DataError(f"--data.test_size must be above 0 and below 1, not {test_size}")
@@ -120,6 +139,7 @@ class GPADataModule(LightningDataModule):
         self.num_workers = num_workers
         self.in_memory = in_memory
         self.cache_dir = cache_dir
+        self.standardise_target = standardise_target
         self.save_hyperparameters()
         self.save_hyperparameters(asdict(self._split))  # what the defaults stand for
         self._table: Table | StreamedTable | None = None
@@ -128,6 +148,7 @@ class GPADataModule(LightningDataModule):
         self._provenance: Provenance | None = None
         self._sets: dict[SetName, TableDataset] = {}
         self._scaler: dict[str, Tensor] = {}
+        self._target_units: TargetUnits | None = None
 
     def prepare_data(self) -> None:
         """Load or stream the table once a machine, which downloads it if need be."""
@@ -224,8 +245,21 @@ class GPADataModule(LightningDataModule):
         """
         self._check_network()
         self._check_finder()
-        if self._sets:
-            return
+        if not self._sets:
+            self._cut_sets()
+        network = getattr(self.trainer and self.trainer.lightning_module, "network", None)
+        if stage == "fit" and isinstance(network, FullyConnectedNetwork):
+            network.settle_target_units(self._target_units if self._standardises else None)
+
+    @property
+    def _standardises(self) -> bool:
+        """Whether the target is learnt in units of the training rows."""
+        if self.standardise_target is not None:
+            return self.standardise_target
+        return self.target_name != TARGET or not set(self.feature_names) <= {*FEATURES}
+
+    def _cut_sets(self) -> None:
+        """Split and standardise the table."""
         table, self._table = self._load(), None
         if isinstance(table, Table):
             self._provenance = table.provenance
@@ -236,7 +270,8 @@ class GPADataModule(LightningDataModule):
                 return TableDataset(x[rows], y[rows])
         else:
             mapped = self._map(table)
-            _, self._provenance, training, validation, self._scaler = mapped
+            _, self._provenance, training, validation, self._scaler, units = mapped
+            self._target_units = units
             self._compare_processes()
             dataset = mapped.dataset
 
@@ -263,9 +298,11 @@ class GPADataModule(LightningDataModule):
 
     def _check_finder(self) -> None:
         callbacks = self.trainer.callbacks if self.trainer else []  # type: ignore[attr-defined]
-        if self.batch_size == "full" and any(isinstance(c, BatchSizeFinder) for c in callbacks):
+        finds = any(isinstance(callback, BatchSizeFinder) for callback in callbacks)
+        if isinstance(self.batch_size, str) and finds:
             raise DataError(
-                "BatchSizeFinder begins with a number: give --data.batch_size 100, not 'full'"
+                "BatchSizeFinder begins with a number: give --data.batch_size 100, not "
+                f"'{self.batch_size}'"
             )
 
     @property
@@ -300,11 +337,11 @@ class GPADataModule(LightningDataModule):
     def _standardised(self, table: Table) -> tuple[Tensor, Tensor, int, int]:
         """Return features and target in the order of the split, and the sizes of its sets."""
         order, training, validation = self._split.draw(len(table.target), table.provenance.location)
-        if not self._scaler:  # of a checkpoint
-            training_rows = order[:training]
-            self._scaler = fit_scaler(
-                table.features[training_rows[block]] for block in blocks(training)
-            )
+        parts = (order[:training][block] for block in blocks(training))
+        fitted, self._target_units = fit_scaler(
+            np.column_stack([table.features[rows], table.target[rows]]) for rows in parts
+        )
+        self._scaler = self._scaler or fitted  # that of a checkpoint
         x = torch.empty(table.features.shape)
         y = torch.empty(len(order), 1)
         for block in blocks(len(order)):
@@ -330,8 +367,15 @@ class GPADataModule(LightningDataModule):
 
     def train_dataloader(self) -> DataLoader[Any]:
         """Return the training set's batches, in a new order each epoch."""
-        batch_size = None if self.batch_size == "full" else self.batch_size
-        return self._loader("training", batch_size, shuffle=True)
+        return self._loader("training", self._batch_rows, shuffle=True)
+
+    @property
+    def _batch_rows(self) -> int | None:
+        """Rows of a training batch; None for all."""
+        if self.batch_size == "auto":
+            training, _ = self._split.sizes(self.provenance.rows, self.provenance.location)
+            return max(1, min(100, training // BATCHES_AT_LEAST))
+        return None if self.batch_size == "full" else self.batch_size
 
     def val_dataloader(self) -> DataLoader[Any]:
         """Return the validation set's batches."""
@@ -371,6 +415,7 @@ class GPADataModule(LightningDataModule):
             "target_name": self.target_name,
             "provenance": asdict(self.provenance),
             "split": self._split_settings(),
+            "standardised_target": self._standardises,
             **self._scaler,
         }
         stamp(state)
@@ -378,7 +423,7 @@ class GPADataModule(LightningDataModule):
 
     def _split_settings(self) -> dict[str, Any]:
         # of rows a step, so that a run may go on with another number of processes
-        rows = "full" if self.batch_size == "full" else self.batch_size * self._processes
+        rows = self._batch_rows * self._processes if self._batch_rows else "full"
         names = ("test_size", "val_size", "seed")
         return {"batch_size": rows, **{name: getattr(self, name) for name in names}}
 
@@ -404,7 +449,11 @@ class GPADataModule(LightningDataModule):
             then = {"data": provenance.sha256, **state_dict["split"]}
             if Path(self.trainer.ckpt_path or "").name.startswith(".scale_batch_size_"):
                 del now["batch_size"]  # Lightning's finder puts back what its trials have changed
-            for name in ("data", "batch_size"):
+            if self.standardise_target is not None:
+                now["standardise_target"] = self.standardise_target
+            then["standardise_target"] = before = state_dict.get("standardised_target", False)
+            self.standardise_target = before  # of an earlier version, it was learnt as it is
+            for name in ("data", "batch_size", "standardise_target"):
                 if name in now and now[name] != then[name]:
                     together = name == "batch_size" and self._processes > 1
                     raise DataError(

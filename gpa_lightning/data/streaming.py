@@ -42,6 +42,7 @@ from gpa_lightning.data.split import (
     RowNumbers,
     Split,
     SplitRows,
+    TargetUnits,
     blocks,
     fit_scaler,
     standardised,
@@ -51,7 +52,7 @@ from gpa_lightning.data.table import Array, DataError, Provenance, Selection, Ta
 IN_MEMORY_SHARE = 0.25
 """Share of the machine's memory that a table's values may take before it is streamed."""
 
-_LAYOUT = 1  # of the cache's files
+_LAYOUT = 2  # of the cache's files
 _WORTH_A_WARNING = 10**8  # bytes
 _FEATURES, _TARGET, _DESCRIPTION = "features.f32", "target.f32", "table.json"
 
@@ -67,6 +68,7 @@ class MappedTable(NamedTuple):
         training: Number of training rows, the first ones.
         validation: Number of validation rows, the next; the test rows are the rest.
         scaler: ``mean`` and ``scale`` of the features, float64 of shape ``(in_features,)``.
+        target_units: Mean and deviation of the target's training values.
     """
 
     folder: Path
@@ -74,6 +76,7 @@ class MappedTable(NamedTuple):
     training: int
     validation: int
     scaler: dict[str, Tensor]
+    target_units: TargetUnits
 
     def dataset(self, rows: slice) -> MappedDataset:
         """Return a run of the table's rows."""
@@ -247,13 +250,15 @@ class StreamedTable:
             scaler = {
                 name: torch.tensor(found[name], dtype=torch.float64) for name in ("mean", "scale")
             }
+            mean, deviation = map(float, found["target"])
             for name, width in ((_FEATURES, len(self.feature_names)), (_TARGET, 1)):
                 if (folder / name).stat().st_size != 4 * width * found["rows"]:
                     raise ValueError(name)
         except (OSError, ValueError, KeyError, TypeError):
             raise DataError(f"{folder}: is damaged, delete it") from None
         provenance = Provenance("file", self.location, found["rows"], self._sha256)
-        return MappedTable(folder, provenance, found["training"], found["validation"], scaler)
+        sizes = found["training"], found["validation"]
+        return MappedTable(folder, provenance, *sizes, scaler, (mean, deviation))
 
     def _blocks(self) -> Iterator[Array]:
         """Yield the rows of the table, the target last, in blocks of any length."""
@@ -339,11 +344,11 @@ def _standardise(
 ) -> None:
     """Fit the scaler and write the rows, which ``ordered`` yields in order, in its units."""
     order, training, validation = split
-    if not scaler:
-        scaler = fit_scaler(
-            values[: block.stop - block.start, :-1].copy()
-            for block, values in zip(blocks(training), ordered(), strict=False)
-        )
+    fitted, target_units = fit_scaler(
+        values[: block.stop - block.start]
+        for block, values in zip(blocks(training), ordered(), strict=False)
+    )
+    scaler = scaler or fitted
     with (folder / _FEATURES).open("wb") as features, (folder / _TARGET).open("wb") as target:
         for values in ordered():
             features.write(standardised(values[:, :-1], scaler).tobytes())
@@ -351,7 +356,7 @@ def _standardise(
         for file in (features, target):
             file.flush()
             os.fsync(file.fileno())
-    units = {name: scaler[name].tolist() for name in ("mean", "scale")}
+    units = {name: scaler[name].tolist() for name in ("mean", "scale")} | {"target": target_units}
     sizes = {"rows": len(order), "training": training, "validation": validation}
     (folder / _DESCRIPTION).write_text(json.dumps(sizes | units))
 

@@ -22,6 +22,7 @@ from gpa_lightning.data.table import (
     FEATURES,
     TARGET,
     DataError,
+    Missing,
     Provenance,
     Selection,
     Source,
@@ -58,8 +59,8 @@ class GPADataModule(LightningDataModule):
     Args:
         source: Where the table comes from. ``auto``: ``path`` if given, else ``data/GPA.csv`` if
             it is there, else an earlier download, else a download, else the synthetic twin.
-        path: A ``.csv``, ``.csv.gz`` or ``.parquet`` file, or a folder of Parquet files. The
-            environment variable ``GPA_CSV`` stands in for it.
+        path: A ``.csv``, ``.tsv``, ``.csv.gz``, ``.tsv.gz``, ``.parquet`` or ``.xlsx`` file, or a
+            folder of Parquet files. The environment variable ``GPA_CSV`` stands in for it.
         batch_size: Rows a training batch, or ``full`` for all of them (full-batch training), or
             ``auto`` for 100, and fewer of a small table, so that an epoch has 32 batches. Of
             several processes, each takes batches of this size.
@@ -83,6 +84,7 @@ class GPADataModule(LightningDataModule):
         standardise_target: Whether the network learns the target in units of the training rows'
             mean and deviation, which is undone in every loss, metric and prediction. By default
             not for the course's GPA from its exams, but for any other table.
+        missing: What is done with rows that lack a value: ``refuse`` the table, or ``drop`` them.
 
     Raises:
         DataError: If the table is not to be had, not valid, or too short for the split.
@@ -115,6 +117,7 @@ class GPADataModule(LightningDataModule):
         target: str | None = None,
         drop: list[str] | str | None = None,
         standardise_target: bool | None = None,
+        missing: Missing = "refuse",
     ) -> None:
         super().__init__()
         if not isinstance(batch_size, str) and batch_size < 1:
@@ -130,7 +133,8 @@ class GPADataModule(LightningDataModule):
                 raise DataError(f"--data.{name} must not be negative, but is {number}")
         self.source = source
         self.path = path
-        self._selection = Selection(target, (drop,) if isinstance(drop, str) else tuple(drop or ()))
+        names = (drop,) if isinstance(drop, str) else tuple(drop or ())
+        self._selection = Selection(target, names, missing)
         self.batch_size = batch_size
         self._asked_for = {"test_size": test_size, "val_size": val_size, "seed": seed}
         self.test_size = 0.2 if test_size is None else test_size

@@ -35,9 +35,9 @@ from torch import Tensor
 
 from gpa_lightning.data.columns import training_columns
 from gpa_lightning.data.file_lock import file_lock
-from gpa_lightning.data.formats import opened_training
+from gpa_lightning.data.formats import opened, tell_remarks
 from gpa_lightning.data.loaders import TableDataset
-from gpa_lightning.data.sources import training_rows
+from gpa_lightning.data.sources import count_rows, training_rows
 from gpa_lightning.data.split import (
     RowNumbers,
     Split,
@@ -164,7 +164,7 @@ def fits_into_memory(file: Path, location: str) -> bool:
     Raises:
         DataError: If it cannot be read.
     """
-    with opened_training(file, location) as table:
+    with opened(file, location) as table:
         memory: int = psutil.virtual_memory().total
         return table.memory() <= IN_MEMORY_SHARE * memory
 
@@ -188,14 +188,16 @@ class StreamedTable:
     def __init__(self, file: Path, location: str, selection: Selection) -> None:
         self.file = file
         self.location = location
-        with opened_training(file, location) as table:
+        self._selection = selection
+        with opened(file, location) as table:
+            tell_remarks(table, location)
             self._columns = training_columns(table, selection, location)
         *features, self.target_name = self._columns.names
         self.feature_names = tuple(features)
 
     @cached_property
     def _sha256(self) -> str:
-        with opened_training(self.file, self.location) as table:
+        with opened(self.file, self.location) as table:
             return table.sha256()
 
     def mapped(
@@ -239,6 +241,7 @@ class StreamedTable:
     ) -> Path:
         units = {name: values.tolist() for name, values in scaler.items()}
         data = {"data": self._sha256, "columns": self._columns.names}
+        data["missing"] = self._selection.missing
         settings = {"layout": _LAYOUT, **data, "split": asdict(split), "units": units}
         key = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:20]
         cache = Path(cache_dir or Path(user_cache_dir("gpa-lightning", appauthor=False), "tables"))
@@ -262,15 +265,13 @@ class StreamedTable:
 
     def _blocks(self) -> Iterator[Array]:
         """Yield the rows of the table, the target last, in blocks of any length."""
-        with opened_training(self.file, self.location) as table:
-            for values, _ in training_rows(table, self._columns, self.location):
+        with opened(self.file, self.location) as table:
+            for values, _ in training_rows(table, self._columns, self._selection, self.location):
                 yield values
 
     def _count_rows(self) -> int:
-        with opened_training(self.file, self.location) as table:
-            if table.num_rows is not None:
-                return table.num_rows
-            return sum(len(values) for values, _ in table.rows(self._columns.places))
+        with opened(self.file, self.location) as table:
+            return count_rows(table, self._columns, self._selection)
 
     def _announce_stream(self, folder: Path, rows: int) -> None:
         cache, values = folder.parent, rows * len(self._columns.names)

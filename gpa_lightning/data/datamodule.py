@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import numpy.typing as npt
 import torch
-from lightning.pytorch import LightningDataModule
+from lightning.pytorch import LightningDataModule, LightningModule
 from lightning.pytorch.accelerators import CUDAAccelerator
 from lightning.pytorch.callbacks import BatchSizeFinder
 from torch import Tensor
@@ -251,8 +251,17 @@ class GPADataModule(LightningDataModule):
         self._check_finder()
         if not self._sets:
             self._cut_sets()
-        network = getattr(self.trainer and self.trainer.lightning_module, "network", None)
-        if stage == "fit" and isinstance(network, FullyConnectedNetwork):
+        if stage == "fit" and self.trainer is not None:
+            self._settle_target_units(self.trainer.lightning_module)
+
+    def _settle_target_units(self, module: LightningModule) -> None:
+        """Let this project's regressor learn the target in its units, and no module of a user's."""
+        from gpa_lightning.regressor import (
+            GPARegressor,
+        )  # slow to import, and predicting needs none
+
+        network = getattr(module, "network", None)
+        if isinstance(module, GPARegressor) and isinstance(network, FullyConnectedNetwork):
             network.settle_target_units(self._target_units if self._standardises else None)
 
     @property

@@ -7,11 +7,11 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from lightning.pytorch import Trainer
+from lightning.pytorch import LightningModule, Trainer
 from runs import NOTHING_BESIDE, fit, run_folder, weights
 from sklearn.metrics import mean_absolute_error, mean_squared_error, r2_score
 
-from gpa_lightning import GPADataModule, GPARegressor
+from gpa_lightning import FullyConnectedNetwork, GPADataModule, GPARegressor
 from gpa_lightning.callbacks import OverfittingMonitor
 from gpa_lightning.commands.predict import main as predict
 from gpa_lightning.commands.train import TrainCLI, train
@@ -92,6 +92,27 @@ def test_the_courses_target_is_learnt_as_it_is_and_a_flag_decides_otherwise(tabl
     y = pd.read_csv(table)
     assert units(standardise_target=True).item() == pytest.approx(y["gpa"].mean(), abs=0.1)
     assert units(target="math").item() == pytest.approx(y["math"].mean(), abs=20)
+
+
+class Own(LightningModule):
+    """A user's module, which knows of no units but those of the data."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.network = FullyConnectedNetwork(3, (4,))
+
+    def training_step(self, batch, batch_idx):
+        x, y = batch
+        return (self.network(x) - (y - 200_000) / 50_000).square().mean()
+
+    def configure_optimizers(self):
+        return torch.optim.Adam(self.parameters())
+
+
+def test_a_module_of_the_users_own_is_left_alone():
+    own = Own()
+    fit(own, GPADataModule(path="houses.csv"), epochs=1, limit_val_batches=0)
+    assert own.network.target_mean is None
 
 
 def test_fast_training_and_streaming_end_with_the_same_weights():

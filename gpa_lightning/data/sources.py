@@ -146,7 +146,6 @@ def read_scores(path: str | Path, feature_names: Sequence[str]) -> Scores:
     location = str(path)
     with opened_input(location) as table:
         location = table.location
-        tell_remarks(table, location)
         places = {name.casefold(): i for i, name in enumerate(table.columns)}
         wanted = [name.strip().casefold() for name in feature_names]
         missing = [n for n, key in zip(feature_names, wanted, strict=True) if key not in places]
@@ -160,6 +159,7 @@ def read_scores(path: str | Path, feature_names: Sequence[str]) -> Scores:
         rows = _with_gaps_counted(table.rows([places[key] for key in wanted]), location)
         features = _joined(rows, table.num_rows, len(wanted), location)
         frame = table.frame()
+        tell_remarks(table, location)  # not in front of an error, which is one line
         frame.attrs["decimal"] = table.decimal
         return Scores(frame, features)
 
@@ -220,11 +220,11 @@ def _read_table(
 ) -> Table:
     """Read a table with a target; ``location`` is what messages call the file."""
     with opened(file, location) as table:
-        if kind == "file":
-            tell_remarks(table, location)
         columns = training_columns(table, selection, location)
         rows = training_rows(table, columns, selection, location)
         values = _joined(rows, table.num_rows, len(columns.names), location)
+        if kind == "file":
+            tell_remarks(table, location)  # not in front of an error, which is one line
         provenance = Provenance(kind, location, len(values), table.sha256())
     *features, target = columns.names
     return Table(values[:, :-1], values[:, -1], tuple(features), target, provenance)

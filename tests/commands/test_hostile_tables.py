@@ -128,6 +128,7 @@ REFUSED = {**TEXTS, **special(), **PACKED}
 EVERYDAY = [
     "CSV: text in the 40,000th row",
     "CSV: UTF-16",
+    "CSV: text without header",
     "a FIFO",
     "a folder",
     "bomb: zeros below a header",

@@ -391,9 +391,9 @@ def test_what_a_folder_holds_besides_and_how_its_files_differ_is_told(caplog):
     found = load_table("file", "wages")
     assert found.target.tolist() == [10, 20, 10, 20]
     assert caplog.messages == [
-        "wages: left out what is not named .parquet: 'c.csv'",
         "wages: the target is 'wage', the last column of the first file; others end in 'age'; "
         "another is named with --data.target",
+        "wages: left out what is not named .parquet: 'c.csv'",
     ]
     caplog.clear()
     load_table("file", "wages", Selection("age"))

@@ -84,6 +84,8 @@ class GPARegressor(LightningModule):
         if not self.train_loss.update_called:  # once an epoch, of which it is the mean
             self.log("train_loss", self.train_loss, on_step=False, on_epoch=True, prog_bar=True)
         self.train_loss.update(loss.detach(), len(x))
+        if (scale := getattr(self.network, "target_scale", None)) is not None:
+            loss = (loss / scale / scale).squeeze()  # step size and penalty count as for any target
         if self.penalty is not None:
             loss = loss + self.penalty_weight * weight_norm(self.parameters(), self.penalty)
         return loss

@@ -31,6 +31,8 @@ SHORT_FLAGS = {
 _SIZES = "--model.hidden_sizes"
 _COMMA_LIST = re.compile(r"\s*(\d+(?:\s*,\s*\d+)*)\s*,?\s*")
 _MOVED_TO_FAST_TRAINING = ("steps_per_execution", "matmul_precision")  # from the model, in 0.1.0
+_STANDARDISE = "standardise_target"
+_SAVED = "# lightning.pytorch=="  # how a file begins that a run has saved
 _MOVED_CLASSES = {"gpa_lightning.overfitting.": "gpa_lightning.callbacks."}
 
 
@@ -52,7 +54,7 @@ def long_flags(args: Sequence[str]) -> list[str]:
         >>> long_flags(["--max_epochs", "3", "--hidden_sizes=64,64"])
         ['--trainer.max_epochs', '3', '--model.hidden_sizes=[64,64]']
     """
-    arguments = list(args)
+    arguments = names_listed(args)
     for index, argument in enumerate(arguments):
         flag, equals, value = argument.partition("=")
         if flag.startswith("--"):
@@ -88,6 +90,24 @@ def written_out(args: Sequence[str]) -> list[str]:
     return arguments
 
 
+def names_listed(args: Sequence[str]) -> list[str]:
+    """Write the names that follow ``--data.drop`` as the one value that they are."""
+    arguments: list[str] = []
+    names: list[str] | None = None
+    for argument in [*args, "--"]:
+        if names is not None and argument.startswith("--"):
+            single = len(names) < 2  # which may be a list already
+            arguments += names if single else [json.dumps(names)]
+            names = None
+        if names is not None:
+            names.append(argument)
+            continue
+        arguments.append(argument)
+        if argument == "--data.drop":
+            names = []
+    return arguments[:-1]
+
+
 def _configuration(name: str) -> str:
     """Return what to parse in the place of a recipe's name, or of a file of an earlier version."""
     recipe = RECIPES / f"{name}.yaml"
@@ -101,7 +121,11 @@ def _configuration(name: str) -> str:
         model = config["model"]
     except (OSError, ValueError, TypeError, KeyError, yaml.YAMLError):
         return name  # whatever is wrong with it is for the parser to say
-    return json.dumps(config) if _upgrade(config, model) else name
+    data = config.get("data")
+    before = text.startswith(_SAVED) and isinstance(data, dict) and _STANDARDISE not in data
+    if before:
+        data[_STANDARDISE] = False  # as it was when the file was saved
+    return json.dumps(config) if _upgrade(config, model) or before else name
 
 
 def _upgrade(config: dict[str, Any], model: dict[str, Any]) -> bool:

@@ -28,6 +28,7 @@ def outcome_of(cli: LightningCLI, fitted: FitReport, losses: dict[str, float]) -
     return {
         "seed": cli.config.seed_everything,
         "data": asdict(data.provenance),
+        "target": data.target_name,
         "test_size": data.test_size,
         "split_seed": data.seed,
         "test_doubles_as_validation": data.val_size == 0,

@@ -23,13 +23,13 @@ from gpa_lightning.network import FullyConnectedNetwork
 from gpa_lightning.resuming.checkpoint import DATA_KEY, CheckpointError, read_checkpoint
 from gpa_lightning.resuming.whole_file import OutputError, whole_file
 
-PREDICTION = "predicted_gpa"
 SUFFIXES = (".csv", ".csv.gz", ".parquet")
-DESCRIPTION = f"""Predict GPAs from raw exam scores.
+DESCRIPTION = f"""Predict GPAs from raw exam scores, or the target of any other table.
 
 Writes the input, every column as it is (those of a CSV file as the text they are), and a column
-{PREDICTION}. Columns are matched by name: their order, their letter case and other columns,
-such as a gpa, do not matter. The suffix gives a table's format: {", ".join(SUFFIXES)}."""
+of predictions, such as predicted_gpa; empty in rows that lack a value. Columns are matched by name:
+their order, their letter case and other columns, such as a gpa, do not matter. The suffix gives the
+output's format: {", ".join(SUFFIXES)}."""
 EXAMPLE = """example:
   python scripts/predict.py --ckpt_path last.ckpt --input students.csv --output predictions.csv"""
 
@@ -52,7 +52,12 @@ def main(args: Sequence[str] | None = None) -> int:
         exit_on_error=False,
     )
     parser.add_argument("--ckpt_path", required=True, type=str, help="what scripts/train.py wrote")
-    parser.add_argument("--input", required=True, type=str, help="a table of raw exam scores")
+    parser.add_argument(
+        "--input",
+        required=True,
+        type=str,
+        help="a table of raw scores, or - for standard input",
+    )
     parser.add_argument("--output", required=True, type=str, help="the table to write")
     parser.add_argument("--overwrite", action="store_true", help="replace the output if it exists")
     parser.add_argument(
@@ -76,9 +81,11 @@ def predict_file(
 
     Args:
         ckpt_path: A checkpoint that this project's training wrote.
-        input: A ``.csv``, ``.csv.gz`` or ``.parquet`` file with the checkpoint's feature columns.
-        output: The file to write, in the format that its suffix says: the input's columns and
-            ``predicted_gpa``, float32.
+        input: A table with the checkpoint's feature columns: a file, a folder of Parquet files, or
+            ``-`` for standard input.
+        output: The file to write, in the format that its suffix says: the input's columns and one
+            of predictions, float32, named ``predicted_`` and the target. CSV has decimal commas
+            where the input has.
         overwrite: Whether ``output`` may be replaced.
         accelerator: Where to compute; ``auto`` takes a GPU if there is one.
 
@@ -99,22 +106,25 @@ def predict_file(
         checkpoint = read_checkpoint(ckpt_path)
         data, network = _restore(checkpoint, ckpt_path)
         frame, features = read_scores(input, checkpoint[DATA_KEY]["feature_names"])
-        if PREDICTION in map(str.casefold, frame.columns):
-            raise DataError(f"{input}: there is a column {PREDICTION!r} already; leave it out")
+        name = f"predicted_{data.target_name}"
+        if name.casefold() in map(str.casefold, frame.columns):
+            raise DataError(f"{input}: there is a column {name!r} already; leave it out")
         gpas = _predict(data, network.to(device), features)
-        infinite = np.flatnonzero(~np.isfinite(gpas))
+        infinite = np.flatnonzero(~np.isfinite(gpas) & np.isfinite(features).all(axis=1))
         if infinite.size:
             raise DataError(
                 f"{input}, row {infinite[0] + 1}: the prediction is {gpas[infinite[0]]}; its "
                 f"scores are out of all range, or the training that wrote {ckpt_path} diverged"
             )
-        frame[PREDICTION] = gpas
+        frame[name] = gpas
         if output.lower().endswith(".parquet"):
             table = pa.Table.from_pandas(frame, preserve_index=False)
             # without pandas' notes, which would have its readers take up pyarrow's types
             parquet.write_table(table.replace_schema_metadata(), temporary)
         else:
-            frame.to_csv(temporary, index=False)
+            decimal = frame.attrs["decimal"]
+            separator = ";" if decimal == "," else ","
+            frame.to_csv(temporary, index=False, sep=separator, decimal=decimal)
     provenance = checkpoint[DATA_KEY]["provenance"]
     trained_on = f"{provenance['location']!r}, {provenance['rows']} rows"
     if provenance["kind"] == "synthetic":

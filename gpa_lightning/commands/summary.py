@@ -207,10 +207,13 @@ def print_summary(
     rows = ", ".join(f"{count:,} {name}" for name, count in data.rows.items())
     doubling = "" if data.val_size else " (the test set doubles as the validation set)"
     sizes = [data.in_features, *model.hparams["hidden_sizes"], 1]
+    scale = getattr(model.network, "target_scale", None)
     weights = sum(parameter.numel() for parameter in model.parameters())
     lines = [
         ("data", f"{kind}: {source.location}"),
         ("", f"{source.rows:,} rows, SHA-256 {source.sha256}"),
+        ("target", data.target_name + ("" if scale is None else ", standardised to be learnt")),
+        ("features", _named(data.feature_names)),
         ("split", f"{rows}{doubling}; seed {data.seed}"),
         ("network", f"{'-'.join(map(str, sizes))}, {weights:,} parameters"),
         ("optimiser", fitted.optimizer),
@@ -230,8 +233,11 @@ def print_summary(
         lines.append((f"{name} MSE", f"{loss:.4f}  ({tested})"))
     for name, loss in fitted.averaged_losses.items():
         lines.append((f"{name} MSE", f"{loss:.4f}  (averaged weights)"))
-    for predictor, loss in baseline_losses(data).items():
+    baselines = baseline_losses(data)
+    for predictor, loss in baselines.items():
         lines.append((f"  {predictor}", f"{loss:.4f}  (test MSE, for comparison)"))
+    if not losses["test"] < baselines["predicting the mean"]:
+        lines.append(("verdict", "the network predicts no better than the mean of the target does"))
     lines.append(("time", f"{fitted.seconds:.1f} s to fit on {fitted.device}"))
     if fitted.checkpoint:
         lines.append(("checkpoint", fitted.checkpoint))
@@ -251,6 +257,12 @@ def print_summary(
             style = "bold red" if value.startswith("SYNTHETIC") else None
             # soft wrap: paths and sums stay whole when they are copied
             console.print(f"{label:<22}", Text(value), style=style, soft_wrap=True, highlight=False)
+
+
+def _named(names: Sequence[str]) -> str:
+    """Return the names of a table's columns, of a wide one the first."""
+    more = f" and {len(names) - 12:,} more" if len(names) > 12 else ""
+    return ", ".join(names[:12]) + more
 
 
 def _curves(fitted: FitReport) -> Table:

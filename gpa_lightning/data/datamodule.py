@@ -2,6 +2,7 @@
 
 import logging
 import os
+import shlex
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -9,15 +10,27 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import numpy.typing as npt
 import torch
-from lightning.pytorch import LightningDataModule
+from lightning.pytorch import LightningDataModule, LightningModule
 from lightning.pytorch.accelerators import CUDAAccelerator
 from lightning.pytorch.callbacks import BatchSizeFinder
 from torch import Tensor
 from torch.utils.data import DataLoader
 
 from gpa_lightning.data.loaders import BatchSampler, TableDataset, table_loader
-from gpa_lightning.data.split import Split, blocks, fit_scaler, standardised
-from gpa_lightning.data.table import DataError, Provenance, Source, Table, listed
+from gpa_lightning.data.split import Split, TargetUnits, blocks, fit_scaler, standardised
+from gpa_lightning.data.table import (
+    FEATURES,
+    TARGET,
+    DataError,
+    Missing,
+    Provenance,
+    Selection,
+    Source,
+    Table,
+    listed,
+    quoted,
+)
+from gpa_lightning.network import FullyConnectedNetwork
 from gpa_lightning.resuming.checkpoint import stamp
 
 # Annotations are not postponed here: to make them out, --help would import what follows, slowly.
@@ -29,6 +42,9 @@ log = logging.getLogger(__name__)
 
 EVALUATION_ROWS = 2048
 """Rows a batch where no gradient is needed: large enough to be fast, small enough for a GPU."""
+
+BATCHES_AT_LEAST = 32
+"""Batches of an epoch, where their size is left to the table's."""
 
 SetName = Literal["training", "validation", "test"]
 
@@ -43,9 +59,10 @@ class GPADataModule(LightningDataModule):
     Args:
         source: Where the table comes from. ``auto``: ``path`` if given, else ``data/GPA.csv`` if
             it is there, else an earlier download, else a download, else the synthetic twin.
-        path: A ``.csv``, ``.csv.gz`` or ``.parquet`` file, or a folder of Parquet files, the
-            target in the last column. The environment variable ``GPA_CSV`` stands in for it.
-        batch_size: Rows a training batch, or ``full`` for all of them (full-batch training). Of
+        path: A ``.csv``, ``.tsv``, ``.csv.gz``, ``.tsv.gz``, ``.parquet`` or ``.xlsx`` file, or a
+            folder of Parquet files. The environment variable ``GPA_CSV`` stands in for it.
+        batch_size: Rows a training batch, or ``full`` for all of them (full-batch training), or
+            ``auto`` for 100, and fewer of a small table, so that an epoch has 32 batches. Of
             several processes, each takes batches of this size.
         test_size: Share of all rows that is held out for the test. By default 0.2, or a
             checkpoint's.
@@ -61,6 +78,13 @@ class GPADataModule(LightningDataModule):
             streamed if its values would take more than a quarter of the machine's memory. Of
             several processes on a machine, the first puts them there for all.
         cache_dir: Folder for the files of streamed tables, by default the user's cache folder.
+        target: Name of the column to predict. By default the course's GPA, or the last column of
+            any other table.
+        drop: Names of columns to leave out: neither features nor target.
+        standardise_target: Whether the network learns the target in units of the training rows'
+            mean and deviation, which is undone in every loss, metric and prediction. By default
+            not for the course's GPA from its exams, but for any other table.
+        missing: What is done with rows that lack a value: ``refuse`` the table, or ``drop`` them.
 
     Raises:
         DataError: If the table is not to be had, not valid, or too short for the split.
@@ -68,6 +92,7 @@ class GPADataModule(LightningDataModule):
     Attributes:
         in_features: Number of feature columns.
         feature_names: Their names, in the network's order.
+        target_name: Name of the column that is predicted.
         provenance: Which data these are.
 
     Example:
@@ -82,18 +107,22 @@ class GPADataModule(LightningDataModule):
         self,
         source: Source = "auto",
         path: str | None = None,
-        batch_size: int | Literal["full"] = 100,
+        batch_size: int | Literal["full", "auto"] = 100,
         test_size: float | None = None,
         val_size: float | None = None,
         seed: int | None = None,
         num_workers: int = 0,
         in_memory: bool | None = None,
         cache_dir: str | None = None,
+        target: str | None = None,
+        drop: list[str] | str | None = None,
+        standardise_target: bool | None = None,
+        missing: Missing = "refuse",
     ) -> None:
         super().__init__()
-        if batch_size != "full" and batch_size < 1:
+        if not isinstance(batch_size, str) and batch_size < 1:
             raise DataError(
-                f"--data.batch_size must be a positive number or 'full', not {batch_size}"
+                f"--data.batch_size must be a positive number, 'full' or 'auto', not {batch_size}"
             )
         if test_size is not None and not 0 < test_size < 1:
             raise DataError(f"--data.test_size must be above 0 and below 1, not {test_size}")
@@ -104,6 +133,8 @@ class GPADataModule(LightningDataModule):
                 raise DataError(f"--data.{name} must not be negative, but is {number}")
         self.source = source
         self.path = path
+        names = (drop,) if isinstance(drop, str) else tuple(drop or ())
+        self._selection = Selection(target, names, missing)
         self.batch_size = batch_size
         self._asked_for = {"test_size": test_size, "val_size": val_size, "seed": seed}
         self.test_size = 0.2 if test_size is None else test_size
@@ -112,6 +143,7 @@ class GPADataModule(LightningDataModule):
         self.num_workers = num_workers
         self.in_memory = in_memory
         self.cache_dir = cache_dir
+        self.standardise_target = standardise_target
         self.save_hyperparameters()
         self.save_hyperparameters(asdict(self._split))  # what the defaults stand for
         self._table: Table | StreamedTable | None = None
@@ -120,6 +152,7 @@ class GPADataModule(LightningDataModule):
         self._provenance: Provenance | None = None
         self._sets: dict[SetName, TableDataset] = {}
         self._scaler: dict[str, Tensor] = {}
+        self._target_units: TargetUnits | None = None
 
     def prepare_data(self) -> None:
         """Load or stream the table once a machine, which downloads it if need be."""
@@ -143,7 +176,7 @@ class GPADataModule(LightningDataModule):
     def _streamed(self, location: str) -> "StreamedTable":
         from gpa_lightning.data.streaming import StreamedTable
 
-        return StreamedTable(Path(location), location)
+        return StreamedTable(Path(location), location, self._selection)
 
     def _map(self, table: "StreamedTable") -> "MappedTable":
         return table.mapped(self.cache_dir, self._split, self._scaler)
@@ -153,7 +186,7 @@ class GPADataModule(LightningDataModule):
             from gpa_lightning.data.sources import load_table  # brings pandas, which is slow
 
             file = self._file_to_stream()
-            self._table = file or load_table(self.source, self.path)
+            self._table = file or load_table(self.source, self.path, self._selection)
             self._feature_names = self._table.feature_names
             self._target_name = self._table.target_name
         return self._table
@@ -180,6 +213,11 @@ class GPADataModule(LightningDataModule):
     def feature_names(self) -> tuple[str, ...]:
         """Names of the feature columns, in the network's order."""
         return self._feature_names or self._load().feature_names
+
+    @property
+    def target_name(self) -> str:
+        """Name of the column that is predicted."""
+        return self._target_name or self._load().target_name
 
     @property
     def in_features(self) -> int:
@@ -211,8 +249,30 @@ class GPADataModule(LightningDataModule):
         """
         self._check_network()
         self._check_finder()
-        if self._sets:
-            return
+        if not self._sets:
+            self._cut_sets()
+        if stage == "fit" and self.trainer is not None:
+            self._settle_target_units(self.trainer.lightning_module)
+
+    def _settle_target_units(self, module: LightningModule) -> None:
+        """Let this project's regressor learn the target in its units, and no module of a user's."""
+        from gpa_lightning.regressor import (
+            GPARegressor,
+        )  # slow to import, and predicting needs none
+
+        network = getattr(module, "network", None)
+        if isinstance(module, GPARegressor) and isinstance(network, FullyConnectedNetwork):
+            network.settle_target_units(self._target_units if self._standardises else None)
+
+    @property
+    def _standardises(self) -> bool:
+        """Whether the target is learnt in units of the training rows."""
+        if self.standardise_target is not None:
+            return self.standardise_target
+        return self.target_name != TARGET or not set(self.feature_names) <= {*FEATURES}
+
+    def _cut_sets(self) -> None:
+        """Split and standardise the table."""
         table, self._table = self._load(), None
         if isinstance(table, Table):
             self._provenance = table.provenance
@@ -223,7 +283,8 @@ class GPADataModule(LightningDataModule):
                 return TableDataset(x[rows], y[rows])
         else:
             mapped = self._map(table)
-            _, self._provenance, training, validation, self._scaler = mapped
+            _, self._provenance, training, validation, self._scaler, units = mapped
+            self._target_units = units
             self._compare_processes()
             dataset = mapped.dataset
 
@@ -250,9 +311,11 @@ class GPADataModule(LightningDataModule):
 
     def _check_finder(self) -> None:
         callbacks = self.trainer.callbacks if self.trainer else []  # type: ignore[attr-defined]
-        if self.batch_size == "full" and any(isinstance(c, BatchSizeFinder) for c in callbacks):
+        finds = any(isinstance(callback, BatchSizeFinder) for callback in callbacks)
+        if isinstance(self.batch_size, str) and finds:
             raise DataError(
-                "BatchSizeFinder begins with a number: give --data.batch_size 100, not 'full'"
+                "BatchSizeFinder begins with a number: give --data.batch_size 100, not "
+                f"'{self.batch_size}'"
             )
 
     @property
@@ -287,11 +350,11 @@ class GPADataModule(LightningDataModule):
     def _standardised(self, table: Table) -> tuple[Tensor, Tensor, int, int]:
         """Return features and target in the order of the split, and the sizes of its sets."""
         order, training, validation = self._split.draw(len(table.target), table.provenance.location)
-        if not self._scaler:  # of a checkpoint
-            training_rows = order[:training]
-            self._scaler = fit_scaler(
-                table.features[training_rows[block]] for block in blocks(training)
-            )
+        parts = (order[:training][block] for block in blocks(training))
+        fitted, self._target_units = fit_scaler(
+            np.column_stack([table.features[rows], table.target[rows]]) for rows in parts
+        )
+        self._scaler = self._scaler or fitted  # that of a checkpoint
         x = torch.empty(table.features.shape)
         y = torch.empty(len(order), 1)
         for block in blocks(len(order)):
@@ -317,8 +380,15 @@ class GPADataModule(LightningDataModule):
 
     def train_dataloader(self) -> DataLoader[Any]:
         """Return the training set's batches, in a new order each epoch."""
-        batch_size = None if self.batch_size == "full" else self.batch_size
-        return self._loader("training", batch_size, shuffle=True)
+        return self._loader("training", self._batch_rows, shuffle=True)
+
+    @property
+    def _batch_rows(self) -> int | None:
+        """Rows of a training batch; None for all."""
+        if self.batch_size == "auto":
+            training, _ = self._split.sizes(self.provenance.rows, self.provenance.location)
+            return max(1, min(100, training // BATCHES_AT_LEAST))
+        return None if self.batch_size == "full" else self.batch_size
 
     def val_dataloader(self) -> DataLoader[Any]:
         """Return the validation set's batches."""
@@ -355,9 +425,10 @@ class GPADataModule(LightningDataModule):
         """Return what a checkpoint needs to predict from raw scores, and what it stands on."""
         state = {
             "feature_names": list(self.feature_names),
-            "target_name": self._target_name,
+            "target_name": self.target_name,
             "provenance": asdict(self.provenance),
             "split": self._split_settings(),
+            "standardised_target": self._standardises,
             **self._scaler,
         }
         stamp(state)
@@ -365,7 +436,7 @@ class GPADataModule(LightningDataModule):
 
     def _split_settings(self) -> dict[str, Any]:
         # of rows a step, so that a run may go on with another number of processes
-        rows = "full" if self.batch_size == "full" else self.batch_size * self._processes
+        rows = self._batch_rows * self._processes if self._batch_rows else "full"
         names = ("test_size", "val_size", "seed")
         return {"batch_size": rows, **{name: getattr(self, name) for name in names}}
 
@@ -384,12 +455,18 @@ class GPADataModule(LightningDataModule):
             self._agreed_split(state_dict, self.provenance if self._sets else provenance)
         )
         scaler = {name: state_dict[name] for name in ("mean", "scale")}
+        if self._sets:
+            self._compare_columns(state_dict)
         if self._sets and self.trainer is not None and self.trainer.training:
             now = {"data": self.provenance.sha256, **self._split_settings()}
             then = {"data": provenance.sha256, **state_dict["split"]}
             if Path(self.trainer.ckpt_path or "").name.startswith(".scale_batch_size_"):
                 del now["batch_size"]  # Lightning's finder puts back what its trials have changed
-            for name in ("data", "batch_size"):
+            if self.standardise_target is not None:
+                now["standardise_target"] = self.standardise_target
+            then["standardise_target"] = before = state_dict.get("standardised_target", False)
+            self.standardise_target = before  # of an earlier version, it was learnt as it is
+            for name in ("data", "batch_size", "standardise_target"):
                 if name in now and now[name] != then[name]:
                     together = name == "batch_size" and self._processes > 1
                     raise DataError(
@@ -398,13 +475,6 @@ class GPADataModule(LightningDataModule):
                         f"was trained with {then[name]}; use the checkpoint's or start a new run"
                     )
         elif self._sets:
-            names = tuple(state_dict["feature_names"])
-            if names != self.feature_names:
-                raise DataError(
-                    f"{self.provenance.location}: has the feature columns "
-                    f"{listed(self.feature_names)}, but the checkpoint was trained on "
-                    f"{listed(names)}"
-                )
             if another:
                 self._say(
                     "%s is not the table that the checkpoint was trained on: whether it holds rows "
@@ -417,6 +487,23 @@ class GPADataModule(LightningDataModule):
             self._target_name = state_dict["target_name"]
             self._provenance = provenance
         self._scaler = scaler
+
+    def _compare_columns(self, state_dict: dict[str, Any]) -> None:
+        """Refuse other features than a checkpoint's, and on its own table another target."""
+        names, target = tuple(state_dict["feature_names"]), state_dict["target_name"]
+        if names != self.feature_names:
+            raise DataError(
+                f"{self.provenance.location}: has the feature columns "
+                f"{listed(self.feature_names)}, but the checkpoint was trained on {listed(names)}"
+                "; see --data.target and --data.drop"
+            )
+        same = self.provenance.sha256 == state_dict["provenance"]["sha256"]
+        if same and target != self.target_name:
+            raise DataError(
+                f"{self.provenance.location}: the target is {quoted(self.target_name)}, but the "
+                f"checkpoint was trained to predict {quoted(target)}; give --data.target "
+                f"{shlex.quote(target)}"
+            )
 
     def _say(self, message: str, *values: object) -> None:
         """Warn once, of however many processes."""
@@ -448,9 +535,10 @@ class GPADataModule(LightningDataModule):
             state_dict: The data module's part of a checkpoint.
 
         Raises:
-            DataError: If another split of the same table is asked for.
+            DataError: If other columns, or another split of the same table, are asked for.
         """
         if isinstance(self._table, Table):
+            self._compare_columns(state_dict)
             self._agreed_split(state_dict, self._table.provenance)
 
     def _take_over_split(self, split: Split) -> None:

@@ -3,7 +3,7 @@
 import hashlib
 import logging
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -13,18 +13,25 @@ import numpy as np
 import pandas as pd
 from platformdirs import user_cache_dir
 
+from gpa_lightning.data.columns import Columns, chosen_columns, training_columns
 from gpa_lightning.data.download import DownloadError, fetch
 from gpa_lightning.data.file_lock import file_lock
-from gpa_lightning.data.formats import Rows, TrainingFile, opened, opened_training
+from gpa_lightning.data.formats import TableFile, opened, opened_input, tell_remarks
+from gpa_lightning.data.split import RowNumbers
 from gpa_lightning.data.table import (
     FEATURES,
-    SEX,
     TARGET,
     Array,
     DataError,
+    Missing,
     Provenance,
+    Rows,
+    Selection,
     Source,
     Table,
+    TextError,
+    absent,
+    dropping,
     listed,
     quoted,
 )
@@ -44,15 +51,21 @@ class Scores(NamedTuple):
 
     Attributes:
         frame: The table as it was read, with every column; those of a CSV file are text, so that
-            writing them out again changes nothing.
-        features: The model's columns, float64 of shape (rows, n_features), in the model's order.
+            writing them out again changes nothing, with a point or comma in front of decimals, as
+            ``frame.attrs["decimal"]`` says.
+        features: The model's columns, float64 of shape (rows, n_features), in the model's order;
+            NaN where a value is missing.
     """
 
     frame: pd.DataFrame
     features: Array
 
 
-def load_table(source: Source = "auto", path: str | Path | None = None) -> Table:
+def load_table(
+    source: Source = "auto",
+    path: str | Path | None = None,
+    selection: Selection = Selection(),  # noqa: B008 - it cannot be changed
+) -> Table:
     """Load a table to train on.
 
     Args:
@@ -60,30 +73,33 @@ def load_table(source: Source = "auto", path: str | Path | None = None) -> Table
             in the user's cache folder, or downloads; ``synthetic`` generates the twin; ``auto``
             takes the first there is of ``path``, ``data/GPA.csv``, cache, download and twin, and
             logs a warning when that is the twin.
-        path: A ``.csv``, ``.csv.gz`` or ``.parquet`` file, or a folder of Parquet files. The
-            environment variable ``GPA_CSV`` stands in for it with ``file`` and ``auto``.
+        path: A ``.csv``, ``.tsv``, ``.csv.gz``, ``.tsv.gz``, ``.parquet`` or ``.xlsx`` file, or a
+            folder of Parquet files. The environment variable ``GPA_CSV`` stands in for it with
+            ``file`` and ``auto``.
+        selection: Which of its columns to train on.
 
     Returns:
         The table. The course's columns are in the order of ``FEATURES``, whatever their order in
-        the file; the target of any other table is its last column.
+        the file.
 
     Raises:
         DataError: If there is no such table or it is not valid.
     """
     file = training_file(source, path)
     if file:
-        return _read_table(Path(file), "file", file)
+        return _read_table(Path(file), "file", file, selection)
     if source != "auto":
-        return _downloaded() if source == "download" else _twin()
+        return _selected(_downloaded() if source == "download" else _twin(), selection)
     try:
-        return _downloaded()
+        table = _downloaded()
     except DataError as error:
         log.warning(
             "TRAINING ON A SYNTHETIC TABLE: no student is in it, and no result on it is one about "
             "students. There is no data/GPA.csv, and %s. Give a table with --data.path FILE.",
             error,
         )
-        return _twin()
+        table = _twin()
+    return _selected(table, selection)
 
 
 def training_file(source: Source, path: str | Path | None) -> str | None:
@@ -114,10 +130,10 @@ def read_scores(path: str | Path, feature_names: Sequence[str]) -> Scores:
     """Read a table to predict from, with or without a target column.
 
     Args:
-        path: A ``.csv``, ``.csv.gz`` or ``.parquet`` file with the model's columns, in any order
-            and among any others; letter case and blanks around a name are ignored. Without a
-            header line, the course's nine exams, with or without male/female in front and the GPA
-            behind.
+        path: A file or folder as for `load_table`, or ``-`` for standard input, with the model's
+            columns, in any order and among any others; letter case and blanks around a name are
+            ignored. Without a header line, the course's nine exams, with or without male/female in
+            front and the GPA behind.
         feature_names: The model's n_features columns.
 
     Returns:
@@ -127,16 +143,25 @@ def read_scores(path: str | Path, feature_names: Sequence[str]) -> Scores:
         DataError: If the file cannot be read, one of the columns is missing, or a value in them is
             not a finite number within the range of single precision.
     """
-    file, location = Path(path), str(path)
-    with opened(file, location) as table:
+    location = str(path)
+    with opened_input(location) as table:
+        location = table.location
         places = {name.casefold(): i for i, name in enumerate(table.columns)}
         wanted = [name.strip().casefold() for name in feature_names]
         missing = [n for n, key in zip(feature_names, wanted, strict=True) if key not in places]
+        if missing and not table.named:
+            raise DataError(
+                f"{location}: holds no columns' names, without which column {listed(missing)} "
+                "cannot be found"
+            )
         if missing:
-            raise DataError(_absent(missing, table.columns, location))
-        rows = table.rows([places[key] for key in wanted])
+            raise DataError(absent(missing, table.columns, location))
+        rows = _with_gaps_counted(table.rows([places[key] for key in wanted]), location)
         features = _joined(rows, table.num_rows, len(wanted), location)
-        return Scores(table.frame(), features)
+        frame = table.frame()
+        tell_remarks(table, location)  # not in front of an error, which is one line
+        frame.attrs["decimal"] = table.decimal
+        return Scores(frame, features)
 
 
 def _twin() -> Table:
@@ -178,74 +203,126 @@ def _read_published(file: Path, kind: Literal["cache", "download"], location: st
     return table
 
 
-def _read_table(file: Path, kind: Literal["file", "cache", "download"], location: str) -> Table:
+def _selected(table: Table, selection: Selection) -> Table:
+    """Return the columns of the course's table that are asked for."""
+    values = np.column_stack([table.features, table.target])
+    names = (*table.feature_names, table.target_name)
+    places, (*features, target) = chosen_columns(names, selection, table.provenance.location)
+    values = values[:, places]
+    return Table(values[:, :-1], values[:, -1], tuple(features), target, table.provenance)
+
+
+def _read_table(
+    file: Path,
+    kind: Literal["file", "cache", "download"],
+    location: str,
+    selection: Selection = Selection(),  # noqa: B008 - it cannot be changed
+) -> Table:
     """Read a table with a target; ``location`` is what messages call the file."""
-    with opened_training(file, location) as table:
-        columns = training_columns(table, location)
-        rows = training_rows(table, columns, location)
+    with opened(file, location) as table:
+        columns = training_columns(table, selection, location)
+        rows = training_rows(table, columns, selection, location)
         values = _joined(rows, table.num_rows, len(columns.names), location)
+        if kind == "file":
+            tell_remarks(table, location)  # not in front of an error, which is one line
         provenance = Provenance(kind, location, len(values), table.sha256())
     *features, target = columns.names
     return Table(values[:, :-1], values[:, -1], tuple(features), target, provenance)
 
 
-class Columns(NamedTuple):
-    """The columns to train on.
-
-    Attributes:
-        places: Where the features and, last, the target stand in the file.
-        names: Their names.
-    """
-
-    places: Sequence[int]
-    names: tuple[str, ...]
-
-
-def training_columns(table: TrainingFile, location: str) -> Columns:
-    """Return which columns of an opened table are the features and the target.
+def training_rows(
+    table: TableFile, columns: Columns, selection: Selection, location: str
+) -> Iterator[Rows]:
+    """Yield the rows of an opened table, the target last, and warn of what is odd in them.
 
     Raises:
-        DataError: If the table has not the columns to train on.
+        DataError: If a value is no number, or missing where that is not allowed.
     """
-    if table.index:
-        raise DataError(
-            f"{location}: column {listed(table.index)} is an index of pandas, save without it"
-        )
-    columns = table.columns
-    places = {name.casefold(): i for i, name in enumerate(columns)}
-    course = {name.casefold(): name for name in (*FEATURES, TARGET)}
-    if sum(name.casefold() in places for name in FEATURES) > len(FEATURES) // 2:
-        if missing := [name for key, name in course.items() if key not in places]:
-            raise DataError(_absent(missing, columns, location))
-        if extra := [name for name in columns if name.casefold() not in (*course, *SEX)]:
-            raise DataError(f"{location}: unexpected column {listed(extra)}, leave it out")
-        return Columns([places[key] for key in course], tuple(course.values()))
-    if len(columns) < 2:
-        raise DataError(
-            f"{location}: {quoted(columns[0])} is the only column; "
-            "a table has features and, in its last column, the target"
-        )
-    if places.get(TARGET, len(columns)) < len(columns) - 1:
-        log.warning(
-            "%s: column %r counts as a feature, since the target is the last column, %s",
-            *(location, TARGET, quoted(columns[-1])),
-        )
-    return Columns(range(len(columns)), tuple(columns))
+    rows = _complete(_numbers(table, columns), columns.names, selection.missing, location)
+    *features, target = columns.names
+    if target.casefold() == TARGET:
+        rows = _grades(rows, target, location)
+    rows = _with_a_counter_named(rows, target, location)
+    return _with_constants_named(rows, features, location)
 
 
-def training_rows(table: TrainingFile, columns: Columns, location: str) -> Iterator[Rows]:
-    """Yield the rows of an opened table, the target last, and warn of what is odd in them."""
-    rows = table.rows(columns.places)
-    if columns.names[-1].casefold() == TARGET:
-        rows = _grades(rows, columns.names[-1], location)
-    return _with_constants_named(rows, columns.names[:-1], location)
-
-
-def _absent(missing: Sequence[str], columns: Sequence[str], location: str) -> str:
-    return f"{location}: there is no column {listed(missing)}; there are {listed(columns)}"
+def count_rows(table: TableFile, columns: Columns, selection: Selection) -> int:
+    """Count the rows of an opened table that `training_rows` yields."""
+    if selection.missing == "refuse" and table.num_rows is not None:
+        return table.num_rows
+    return sum(
+        int((~np.isnan(values).any(axis=1)).sum()) if selection.missing == "drop" else len(values)
+        for values, _ in _numbers(table, columns)
+    )
 
 
 # Rows of any format
+
+
+def _numbers(table: TableFile, columns: Columns) -> Iterator[Rows]:
+    """Yield the rows, and say how to leave out columns that hold no numbers."""
+    try:
+        yield from table.rows(columns.places)
+    except TextError as error:
+        raise DataError(f"{error}; leave out with {dropping(error.names)}") from None
+
+
+def _complete(
+    rows: Iterable[Rows], names: Sequence[str], missing: Missing, location: str
+) -> Iterator[Rows]:
+    """Pass on the rows that lack no value; refuse a table of others, or leave them out."""
+    first, total, incomplete, lacking = "", 0, 0, np.zeros(len(names), bool)
+    for values, place in rows:
+        gaps = np.isnan(values)
+        complete = ~gaps.any(axis=1)
+        if not complete.all() and not first:
+            row = int(np.argmin(complete))
+            first = f"{place(row)}, column {quoted(names[int(np.argmax(gaps[row]))])}"
+        total, incomplete = total + len(values), incomplete + int((~complete).sum())
+        lacking |= gaps.any(axis=0)
+        if not first:
+            yield values, place
+        elif missing == "drop":
+            kept = np.flatnonzero(complete)
+
+            def kept_place(
+                row: int, place: Callable[[int], str] = place, kept: RowNumbers = kept
+            ) -> str:
+                return place(int(kept[row]))
+
+            yield values[complete], kept_place
+    if not first:
+        return
+    columns = [name for name, lacks in zip(names, lacking, strict=True) if lacks]
+    where = f"in {len(columns):,} of {len(names):,} columns ({listed(columns)})"
+    if missing == "refuse" or incomplete == total:
+        *features, target = names
+        others = target not in columns and len(columns) < len(features)
+        raise DataError(
+            f"{location}, {first}: a value is missing, as in {incomplete:,} of {total:,} rows, "
+            f"{where}; --data.missing drop leaves out such rows"
+            + (f", {dropping(columns)} such columns" if others else "")
+        )
+    log.warning(
+        "%s: %s of %s rows lack a value, %s, and are left out; the first is %s",
+        *(location, f"{incomplete:,}", f"{total:,}", where, first),
+    )
+
+
+def _with_gaps_counted(rows: Iterable[Rows], location: str) -> Iterator[Rows]:
+    """Pass the rows on, with a warning at the end if some lack a value."""
+    first, total, incomplete = "", 0, 0
+    for values, place in rows:
+        gaps = np.isnan(values).any(axis=1)
+        if gaps.any() and not first:
+            first = place(int(np.argmax(gaps)))
+        total, incomplete = total + len(values), incomplete + int(gaps.sum())
+        yield values, place
+    if first:
+        log.warning(
+            "%s: %s of %s rows lack a value and get no prediction, the first in %s",
+            *(location, f"{incomplete:,}", f"{total:,}", first),
+        )
 
 
 def _grades(rows: Iterable[Rows], name: str, location: str) -> Iterator[Rows]:
@@ -261,6 +338,23 @@ def _grades(rows: Iterable[Rows], name: str, location: str) -> Iterator[Rows]:
                 *(location, place(row), name, values[row, -1]),
             )
         yield values, place
+
+
+def _with_a_counter_named(rows: Iterable[Rows], target: str, location: str) -> Iterator[Rows]:
+    """Pass the rows on, with a warning at the end if the target (the last column) counts them."""
+    steps: set[float] = set()
+    last: Array = np.empty(0)
+    count = 0
+    for values, place in rows:
+        if len(steps) < 2:
+            steps.update(np.unique(np.diff(values[:, -1], prepend=last))[:2].tolist())
+        last, count = values[-1:, -1].copy(), count + len(values)
+        yield values, place
+    if count > 2 and len(steps) == 1 and steps != {0.0}:
+        log.warning(
+            "%s: the target %s only counts the rows, by %g; another is named with --data.target",
+            *(location, quoted(target), steps.pop()),
+        )
 
 
 def _with_constants_named(

@@ -17,6 +17,9 @@ from gpa_lightning.data.table import Array, DataError
 BLOCK_ROWS = 1 << 16
 """Rows standardised at a time, so that no second table is in memory."""
 
+TargetUnits: TypeAlias = tuple[float, float]
+"""Mean and deviation of the target's training values."""
+
 RowNumbers: TypeAlias = npt.NDArray[np.signedinteger[Any]]
 
 
@@ -105,21 +108,25 @@ def blocks(rows: int) -> Iterator[slice]:
         yield slice(start, min(start + BLOCK_ROWS, rows))
 
 
-def fit_scaler(training_blocks: Iterable[Array]) -> dict[str, Tensor]:
+def fit_scaler(training_blocks: Iterable[Array]) -> tuple[dict[str, Tensor], TargetUnits]:
     """Compute the mean and the deviation of the training rows.
 
     Args:
-        training_blocks: Features, shape ``(block, in_features)``, in the order of the split.
+        training_blocks: Rows, shape ``(block, in_features + 1)``, the target last, in the order of
+            the split.
 
     Returns:
-        ``mean`` and ``scale``, float64 of shape ``(in_features,)``.
+        ``mean`` and ``scale`` of the features, float64 of shape ``(in_features,)``, and the
+        target's.
     """
     from sklearn.preprocessing import StandardScaler  # slow to import, and `--help` needs none
 
-    scaler = StandardScaler()
-    for features in training_blocks:
-        scaler.partial_fit(features)
-    return {"mean": torch.from_numpy(scaler.mean_), "scale": torch.from_numpy(scaler.scale_)}
+    features, target = StandardScaler(), StandardScaler()
+    for values in training_blocks:
+        features.partial_fit(values[:, :-1].copy())
+        target.partial_fit(values[:, -1:].copy())
+    scaler = {"mean": torch.from_numpy(features.mean_), "scale": torch.from_numpy(features.scale_)}
+    return scaler, (target.mean_.item(), target.scale_.item())
 
 
 def standardised(features: Array, scaler: dict[str, Tensor]) -> npt.NDArray[np.float32]:

@@ -33,24 +33,26 @@ import torch
 from platformdirs import user_cache_dir
 from torch import Tensor
 
+from gpa_lightning.data.columns import training_columns
 from gpa_lightning.data.file_lock import file_lock
-from gpa_lightning.data.formats import opened_training
+from gpa_lightning.data.formats import opened, tell_remarks
 from gpa_lightning.data.loaders import TableDataset
-from gpa_lightning.data.sources import training_columns, training_rows
+from gpa_lightning.data.sources import count_rows, training_rows
 from gpa_lightning.data.split import (
     RowNumbers,
     Split,
     SplitRows,
+    TargetUnits,
     blocks,
     fit_scaler,
     standardised,
 )
-from gpa_lightning.data.table import Array, DataError, Provenance, Table
+from gpa_lightning.data.table import Array, DataError, Provenance, Selection, Table
 
 IN_MEMORY_SHARE = 0.25
 """Share of the machine's memory that a table's values may take before it is streamed."""
 
-_LAYOUT = 1  # of the cache's files
+_LAYOUT = 2  # of the cache's files
 _WORTH_A_WARNING = 10**8  # bytes
 _FEATURES, _TARGET, _DESCRIPTION = "features.f32", "target.f32", "table.json"
 
@@ -66,6 +68,7 @@ class MappedTable(NamedTuple):
         training: Number of training rows, the first ones.
         validation: Number of validation rows, the next; the test rows are the rest.
         scaler: ``mean`` and ``scale`` of the features, float64 of shape ``(in_features,)``.
+        target_units: Mean and deviation of the target's training values.
     """
 
     folder: Path
@@ -73,6 +76,7 @@ class MappedTable(NamedTuple):
     training: int
     validation: int
     scaler: dict[str, Tensor]
+    target_units: TargetUnits
 
     def dataset(self, rows: slice) -> MappedDataset:
         """Return a run of the table's rows."""
@@ -160,7 +164,7 @@ def fits_into_memory(file: Path, location: str) -> bool:
     Raises:
         DataError: If it cannot be read.
     """
-    with opened_training(file, location) as table:
+    with opened(file, location) as table:
         memory: int = psutil.virtual_memory().total
         return table.memory() <= IN_MEMORY_SHARE * memory
 
@@ -171,6 +175,7 @@ class StreamedTable:
     Args:
         file: The file or folder.
         location: What messages call it.
+        selection: Which of its columns to train on.
 
     Raises:
         DataError: If it cannot be read, or has not the columns of a table to train on.
@@ -180,17 +185,19 @@ class StreamedTable:
         target_name: Name of the target's.
     """
 
-    def __init__(self, file: Path, location: str) -> None:
+    def __init__(self, file: Path, location: str, selection: Selection) -> None:
         self.file = file
         self.location = location
-        with opened_training(file, location) as table:
-            self._columns = training_columns(table, location)
+        self._selection = selection
+        with opened(file, location) as table:
+            tell_remarks(table, location)
+            self._columns = training_columns(table, selection, location)
         *features, self.target_name = self._columns.names
         self.feature_names = tuple(features)
 
     @cached_property
     def _sha256(self) -> str:
-        with opened_training(self.file, self.location) as table:
+        with opened(self.file, self.location) as table:
             return table.sha256()
 
     def mapped(
@@ -233,7 +240,9 @@ class StreamedTable:
         self, cache_dir: str | Path | None, split: Split, scaler: dict[str, Tensor]
     ) -> Path:
         units = {name: values.tolist() for name, values in scaler.items()}
-        settings = {"layout": _LAYOUT, "data": self._sha256, "split": asdict(split), "units": units}
+        data = {"data": self._sha256, "columns": self._columns.names}
+        data["missing"] = self._selection.missing
+        settings = {"layout": _LAYOUT, **data, "split": asdict(split), "units": units}
         key = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:20]
         cache = Path(cache_dir or Path(user_cache_dir("gpa-lightning", appauthor=False), "tables"))
         return cache / key
@@ -244,25 +253,25 @@ class StreamedTable:
             scaler = {
                 name: torch.tensor(found[name], dtype=torch.float64) for name in ("mean", "scale")
             }
+            mean, deviation = map(float, found["target"])
             for name, width in ((_FEATURES, len(self.feature_names)), (_TARGET, 1)):
                 if (folder / name).stat().st_size != 4 * width * found["rows"]:
                     raise ValueError(name)
         except (OSError, ValueError, KeyError, TypeError):
             raise DataError(f"{folder}: is damaged, delete it") from None
         provenance = Provenance("file", self.location, found["rows"], self._sha256)
-        return MappedTable(folder, provenance, found["training"], found["validation"], scaler)
+        sizes = found["training"], found["validation"]
+        return MappedTable(folder, provenance, *sizes, scaler, (mean, deviation))
 
     def _blocks(self) -> Iterator[Array]:
         """Yield the rows of the table, the target last, in blocks of any length."""
-        with opened_training(self.file, self.location) as table:
-            for values, _ in training_rows(table, self._columns, self.location):
+        with opened(self.file, self.location) as table:
+            for values, _ in training_rows(table, self._columns, self._selection, self.location):
                 yield values
 
     def _count_rows(self) -> int:
-        with opened_training(self.file, self.location) as table:
-            if table.num_rows is not None:
-                return table.num_rows
-            return sum(len(values) for values, _ in table.rows(self._columns.places))
+        with opened(self.file, self.location) as table:
+            return count_rows(table, self._columns, self._selection)
 
     def _announce_stream(self, folder: Path, rows: int) -> None:
         cache, values = folder.parent, rows * len(self._columns.names)
@@ -336,11 +345,11 @@ def _standardise(
 ) -> None:
     """Fit the scaler and write the rows, which ``ordered`` yields in order, in its units."""
     order, training, validation = split
-    if not scaler:
-        scaler = fit_scaler(
-            values[: block.stop - block.start, :-1].copy()
-            for block, values in zip(blocks(training), ordered(), strict=False)
-        )
+    fitted, target_units = fit_scaler(
+        values[: block.stop - block.start]
+        for block, values in zip(blocks(training), ordered(), strict=False)
+    )
+    scaler = scaler or fitted
     with (folder / _FEATURES).open("wb") as features, (folder / _TARGET).open("wb") as target:
         for values in ordered():
             features.write(standardised(values[:, :-1], scaler).tobytes())
@@ -348,7 +357,7 @@ def _standardise(
         for file in (features, target):
             file.flush()
             os.fsync(file.fileno())
-    units = {name: scaler[name].tolist() for name in ("mean", "scale")}
+    units = {name: scaler[name].tolist() for name in ("mean", "scale")} | {"target": target_units}
     sizes = {"rows": len(order), "training": training, "validation": validation}
     (folder / _DESCRIPTION).write_text(json.dumps(sizes | units))
 

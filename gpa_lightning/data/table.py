@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import difflib
+import hashlib
+import shlex
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, TypeAlias
+from typing import IO, Literal, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -24,8 +27,18 @@ FEATURES = (
 TARGET = "gpa"
 SEX = ("male", "female")  # 0/1 columns in front of the exams in the second published layout
 
+LARGEST = float(np.finfo(np.float32).max)  # training is in single precision
+MISSING = [  # how files write that a value is missing, as pandas reads them
+    *("", "#N/A", "#N/A N/A", "#NA", "-1.#IND", "-1.#QNAN", "-NaN", "-nan", "1.#IND", "1.#QNAN"),
+    *("<NA>", "N/A", "NA", "NULL", "NaN", "None", "n/a", "nan", "null"),
+]
+
 Source: TypeAlias = Literal["auto", "file", "download", "synthetic"]
+Missing: TypeAlias = Literal["refuse", "drop"]
 Array: TypeAlias = npt.NDArray[np.float64]
+
+# some rows of a table, shape (rows, columns), and what to call the row of a given index
+Rows: TypeAlias = tuple[Array, Callable[[int], str]]
 
 
 class DataError(ValueError):
@@ -36,6 +49,23 @@ class DataError(ValueError):
         super().__init__(
             "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in message)
         )
+
+
+class TextError(DataError):
+    """Columns that hold something else than numbers.
+
+    Args:
+        location: What messages call the table.
+        names: The columns' names.
+        what: What they hold.
+
+    Attributes:
+        names: The columns' names.
+    """
+
+    def __init__(self, location: str, names: Sequence[str], what: str) -> None:
+        super().__init__(f"{location}, column {listed(names)}: holds {what}, not numbers")
+        self.names = names
 
 
 @dataclass(frozen=True)
@@ -61,6 +91,21 @@ class Provenance:
         if self.kind == "file":
             return {"source": "file", "path": str(Path(self.location).absolute())}
         return {"source": "download" if self.kind == "cache" else self.kind, "path": None}
+
+
+@dataclass(frozen=True)
+class Selection:
+    """Which columns and rows of a table to train on.
+
+    Attributes:
+        target: The target's name; None for the last column, or the course's GPA.
+        drop: Names of columns that are neither features nor target.
+        missing: Whether rows that lack a value are left out, or the table is refused for them.
+    """
+
+    target: str | None = None
+    drop: tuple[str, ...] = ()
+    missing: Missing = "refuse"
 
 
 @dataclass(frozen=True)
@@ -91,3 +136,49 @@ def listed(names: Sequence[str]) -> str:
     """Return names in quotes, the first five of them, for a message."""
     more = f" and {len(names) - 5:,} more" if len(names) > 5 else ""
     return ", ".join(map(quoted, names[:5])) + more
+
+
+def absent(missing: Sequence[str], columns: Sequence[str], location: str) -> str:
+    """Say that a table lacks columns, which it has, and which of those may be meant."""
+    known = {name.casefold(): name for name in columns}
+    meant = difflib.get_close_matches(missing[0].strip().casefold(), known, n=1)
+    hint = f" (did you mean {quoted(known[meant[0]])}?)" if meant and len(missing) == 1 else ""
+    return f"{location}: there is no column {listed(missing)}{hint}; there are {listed(columns)}"
+
+
+def dropping(names: Sequence[str]) -> str:
+    """Return the flag that leaves columns out, as it is typed; of the first thirty."""
+    return " ".join(["--data.drop", *map(shlex.quote, names[:30]), *["..."] * (len(names) > 30)])
+
+
+def distinct(columns: Sequence[str], where: str) -> list[str]:
+    """Return the names without blanks around them; they have to differ in more than case.
+
+    Args:
+        columns: The names, of which the first may be empty, as that of a column of row names.
+        where: What messages call the place.
+
+    Raises:
+        DataError: If one is missing or there twice.
+    """
+    names: dict[str, str] = {}
+    for place, name in enumerate(map(str.strip, columns), start=1):
+        if not name and place > 1:
+            raise DataError(f"{where}: column {place} of {len(columns)} has no name")
+        if name.casefold() in names:
+            raise DataError(f"{where}: column {quoted(name)} is there twice")
+        names[name.casefold()] = name
+    return list(names.values())
+
+
+def sha256_of(files: Iterable[IO[bytes] | bytes]) -> str:
+    """Hash bytes and those of files, one after the other."""
+    digest = hashlib.sha256()
+    for file in files:
+        if isinstance(file, bytes):
+            digest.update(file)
+            continue
+        file.seek(0)
+        while part := file.read(2**20):
+            digest.update(part)
+    return digest.hexdigest()

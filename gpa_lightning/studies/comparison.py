@@ -39,6 +39,7 @@ CURVES = "curves"
 """Folder of the mean curves for TensorBoard, which shows no more than 40 runs unasked."""
 MARKERS = "os^Dv<>pPX*h"
 MARKS = 10  # a curve
+_TEST_SET = ("sha256", "rows", "target", "test_size", "split_seed")  # what names a run's
 
 
 @dataclass(frozen=True)
@@ -63,7 +64,7 @@ class Comparison:
             for outcome in outcomes
         ]
         columns = ["setting", "seed", "epochs", "training_loss", "validation_loss", "test_loss"]
-        columns += ["seconds", "why_it_stopped", "error", "sha256", "test_size", "split_seed"]
+        columns += ["seconds", "why_it_stopped", "error", *_TEST_SET]
         return pd.DataFrame(rows).reindex(columns=columns)
 
     @property
@@ -214,8 +215,9 @@ def _spread(values: pd.Series[float]) -> str:
 
 def _difference(part: pd.DataFrame, first: pd.DataFrame) -> tuple[str, str]:
     """Return the paired difference of the test losses with its interval, and words on the seeds."""
-    pair = ["seed", "sha256", "test_size", "split_seed"]
-    mine, others = (each.set_index(pair).test_loss for each in (part, first))
+    # outcomes of earlier versions name no target
+    tested = [each.fillna({"target": ""}).set_index(["seed", *_TEST_SET]) for each in (part, first)]
+    mine, others = (each.test_loss for each in tested)
     difference = (mine - others).dropna()
     seeds = len(difference)
     if not seeds:

@@ -87,23 +87,19 @@ def write(folder: Path, name: str, content: object) -> Path:
     return path
 
 
-# training takes a folder, of Parquet files
-FOLDER = {"train": "is a folder without .parquet files", "predict": "is a folder, not a file"}
-
-
-def special() -> dict[str, tuple[str, object, str | dict[str, str]]]:
+def special() -> dict[str, tuple[str, object, str]]:
     """Name what is no text: a file's name, how it is made, and what is said of it."""
     whole = gzip.compress(table(2_000).encode())
     packed = "is no gzip file, or a damaged or incomplete one"
     wide = ",".join(f"x{i}" for i in range(10_000)) + "\n" + ",".join("1" * 10_000)
     cases = {
-        "a folder": ("t.csv", Path.mkdir, FOLDER),
+        "a folder": ("t.csv", Path.mkdir, "is a folder without .parquet files"),
         "a FIFO": ("t.csv", os.mkfifo, "is not a regular file"),
         "a missing file": ("t.csv", lambda path: None, "there is no such file"),
         "a truncated gzip": ("t.csv.gz", whole[: len(whole) // 2], packed),
         "a gzip without its end": ("t.csv.gz", whole[:-4], packed),
         "text named gzip": ("t.csv.gz", table(5), packed),
-        "an unknown suffix": ("t.xlsx", table(5), "is not named .csv, .csv.gz or .parquet"),
+        "an unknown suffix": ("t.xls", table(5), "is not named .csv, .tsv, .csv.gz"),
         "text named Parquet": ("t.parquet", table(5), "cannot be read"),
         "an empty Parquet": ("t.parquet", b"", "cannot be read"),
         "ten thousand columns": ("t.csv", wide + "\n", ""),
@@ -133,6 +129,7 @@ REFUSED = {**TEXTS, **special(), **PACKED}
 EVERYDAY = [
     "CSV: text in the 40,000th row",
     "CSV: UTF-16",
+    "CSV: text without header",
     "a FIFO",
     "a folder",
     "bomb: zeros below a header",
@@ -156,8 +153,7 @@ def refused(case: str, folder: Path, call: Run) -> int:
             code, errors, memory = call(program, *arguments)
             assert code == 2, (case, program, errors)
             assert errors.startswith(f"error: {path}"), (case, program, errors)
-            said = message[program] if isinstance(message, dict) else message.split(" (")[0][:20]
-            assert said in errors, (case, program, errors)
+            assert message.split(" (")[0][:20] in errors, (case, program, errors)
             assert errors.count("\n") == 1, (case, program, errors)
             assert not output.exists()
             largest = max(largest, memory)

@@ -1,5 +1,6 @@
 """Predictions from a checkpoint alone, and what is refused."""
 
+import io
 import os
 import sys
 from pathlib import Path
@@ -148,6 +149,65 @@ def test_every_format_is_read_and_written(here, read, written):
     pd.testing.assert_frame_equal(again, numbers)
 
 
+def test_a_folder_of_parquet_files_is_one_table(here):
+    numbers = here.frame.astype(float)
+    for number, part in enumerate(np.array_split(np.arange(len(numbers)), 3)):
+        Path(f"students/year={number}").mkdir(parents=True)
+        columns = [*numbers.columns][:: -1 if number else 1]
+        numbers.loc[part, columns].to_parquet(f"students/year={number}/part.parquet", index=False)
+    for output in ("predictions.csv", "predictions.parquet"):
+        assert predict(source="students", output=output) == 0
+    written = pd.read_csv("predictions.csv")
+    assert [*written.columns] == ["year", *numbers.columns, "predicted_gpa"]
+    same_gpas(written["predicted_gpa"], here.gpas)
+    same_gpas(pd.read_parquet("predictions.parquet")["predicted_gpa"], here.gpas)
+
+
+@pytest.mark.parametrize("kind", ["csv", "parquet"])
+def test_a_table_comes_by_standard_input(here, kind, monkeypatch, capsys):
+    here.frame.astype(float).to_parquet("students.parquet", index=False)
+    content = io.BytesIO(Path(f"students.{kind}").read_bytes())
+    monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=content))
+    assert predict(source="-") == 0
+    same_gpas(pd.read_csv("predictions.csv")["predicted_gpa"], here.gpas)
+    monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=io.BytesIO(b"a,b\n1,2\n")))
+    capsys.readouterr()
+    assert predict(source="-", output="others.csv") == 2
+    assert capsys.readouterr().err.startswith("error: standard input: there is no column 'physics'")
+
+
+@pytest.mark.parametrize("kind", ["csv", "parquet"])
+def test_a_row_that_lacks_a_value_gets_no_prediction_and_the_others_theirs(here, kind, caplog):
+    frame = here.frame.copy()
+    frame.loc[[4, 9], "math"] = None
+    frame.loc[9, "physics"] = "NA" if kind == "csv" else None
+    frame.loc[11, "gpa"] = None  # which nothing is predicted from
+    if kind == "csv":
+        frame.to_csv("gaps.csv", index=False)
+    else:
+        frame.astype(float).to_parquet("gaps.parquet", index=False)
+    place = "line 6" if kind == "csv" else "row 5"
+    for output in ("predictions.csv", "predictions.parquet"):
+        caplog.clear()
+        assert predict(source=f"gaps.{kind}", output=output) == 0
+        assert caplog.messages == [
+            f"gaps.{kind}: 2 of 537 rows lack a value and get no prediction, the first in {place}"
+        ]
+    for written in (pd.read_csv("predictions.csv"), pd.read_parquet("predictions.parquet")):
+        found = written["predicted_gpa"]
+        assert [*np.flatnonzero(found.isna())] == [4, 9]
+        same_gpas(found.drop([4, 9]), np.delete(here.gpas, [4, 9]))
+
+
+def test_decimal_commas_stay_decimal_commas(here):
+    numbers = here.frame.astype(float).assign(name="Zoë; Zo")
+    numbers.to_csv("students.csv", index=False, sep=";", decimal=",")
+    assert predict() == 0
+    written = pd.read_csv("predictions.csv", sep=";", decimal=",")
+    same_gpas(written.pop("predicted_gpa"), here.gpas)
+    pd.testing.assert_frame_equal(written, numbers)
+
+
 def test_100_000_rows_are_predicted_in_blocks(here):
     numbers = here.frame.astype(float)
     rows = np.random.default_rng(0).integers(len(numbers), size=100_000)
@@ -252,6 +312,14 @@ def test_bad_tables_are_refused(here, capsys):
     frame.loc[100, "history"] = "absent"
     frame.to_csv("text.csv", index=False)
     refused(capsys, "text.csv, line 102, column 'history': 'absent'", source="text.csv")
+    frame.assign(history="absent").to_csv("text.csv", index=False)
+    refused(
+        capsys,
+        "text.csv, column 'history': holds text ('absent' in line 2), not",
+        source="text.csv",
+    )
+    frame[["math", "physics"]].to_csv("two.csv", index=False)
+    refused(capsys, "two.csv: there is no column 'biology', 'history'", source="two.csv")
 
 
 def test_prediction_that_is_not_a_number_is_refused(here, capsys):

@@ -39,3 +39,18 @@ def test_baselines_are_scikit_learns(columns, table, tmp_path, monkeypatch):
         },
         rel=1e-5,
     )
+
+
+def test_a_column_that_others_add_up_to_changes_nothing(tmp_path):
+    random = np.random.default_rng(0)
+    frame = pd.DataFrame(random.normal(300, [50, 90, 4], size=(60, 3)), columns=["a", "b", "c"])
+    frame["points"] = 3 * frame["a"] - frame["b"] + random.normal(size=60)
+    total = frame.assign(total=frame["a"] + frame["b"])[["total", *frame.columns]]
+    losses = []
+    for table in (frame, total):
+        path = tmp_path / "points.csv"
+        table.to_csv(path, index=False)
+        data = GPADataModule(path=str(path))
+        data.setup()
+        losses.append(baseline_losses(data)["linear regression"])
+    assert losses[1] == pytest.approx(losses[0], rel=1e-3)

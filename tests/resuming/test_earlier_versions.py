@@ -90,7 +90,7 @@ def test_a_checkpoint_predicts_and_is_tested(checkpoint, capsys):
     scaled = (scores - scaler["mean"].numpy()) / scaler["scale"].numpy()
     with torch.no_grad():
         expected = model(torch.tensor(scaled, dtype=torch.float32)).squeeze(1)
-    found = pd.read_csv("prices.csv")["predicted_gpa"]
+    found = pd.read_csv("prices.csv")["predicted_price"]
     np.testing.assert_allclose(found, expected, rtol=1e-5)
     capsys.readouterr()
     assert main(["test", "--data.path", "houses.csv", "--ckpt_path", checkpoint]) == 0

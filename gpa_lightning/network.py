@@ -1,11 +1,10 @@
 """The network of the lecture: fully connected layers with ReLU between them, and no more."""
 
-# Annotations are not postponed here: torch.jit.script reads them.
+from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import Any
 
 from torch import Tensor, nn
 
@@ -26,13 +25,9 @@ class FullyConnectedNetwork(nn.Module):
     Raises:
         ValueError: If a size is not positive or ``dropout`` is outside [0, 1).
 
-    Attributes:
-        target_mean: Added to the output, shape ``(1,)``; None, as for the course's table, for 0.
-        target_scale: What the output is multiplied by before that; None for 1.
-
     Shape:
         - Input: ``(batch, in_features)``, standardised.
-        - Output: ``(batch, 1)``, in units of the target.
+        - Output: ``(batch, 1)``.
 
     Example:
         >>> network = FullyConnectedNetwork()
@@ -45,9 +40,6 @@ class FullyConnectedNetwork(nn.Module):
           )
         )
     """
-
-    target_mean: Tensor | None
-    target_scale: Tensor | None
 
     def __init__(
         self,
@@ -69,9 +61,6 @@ class FullyConnectedNetwork(nn.Module):
                 if dropout > 0:
                     layers[f"dropout{depth}"] = nn.Dropout(dropout)
         self.layers = nn.Sequential(layers)
-        self.register_buffer("target_mean", None)
-        self.register_buffer("target_scale", None)
-        self._units_are_settled = False
 
     def forward(self, x: Tensor) -> Tensor:
         """Predict one value a row.
@@ -83,26 +72,4 @@ class FullyConnectedNetwork(nn.Module):
             Predictions, shape ``(batch, 1)``.
         """
         prediction: Tensor = self.layers(x)
-        mean, scale = self.target_mean, self.target_scale
-        if mean is None or scale is None:
-            return prediction
-        return mean + scale * prediction
-
-    def settle_target_units(self, units: tuple[float, float] | None) -> None:
-        """Learn the target in given units from now on, unless units have been settled before.
-
-        Args:
-            units: Mean and deviation of the target's training values; None learns it as it is.
-        """
-        if units is not None and not self._units_are_settled:
-            weight = next(self.parameters())
-            self.target_mean, self.target_scale = (weight.new_tensor([each]) for each in units)
-        self._units_are_settled = True
-
-    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
-        """Load the units with the weights, which mean nothing without; there may be none."""
-        weight = next(self.parameters())
-        for name in ("target_mean", "target_scale"):
-            setattr(self, name, weight.new_empty(1) if prefix + name in state_dict else None)
-        self._units_are_settled = True
-        super()._load_from_state_dict(state_dict, prefix, *args)
+        return prediction

@@ -17,6 +17,7 @@ from torchmetrics import (
 
 from gpa_lightning.losses import Norm, batch_mse, weight_norm
 from gpa_lightning.network import FullyConnectedNetwork
+from gpa_lightning.target_units import TargetUnits
 
 Batch = Sequence[Tensor]  # features (batch, in_features) and target (batch, 1)
 
@@ -64,6 +65,7 @@ class GPARegressor(LightningModule):
         self.penalty = penalty
         self.penalty_weight = penalty_weight
         self.network = FullyConnectedNetwork(in_features, hidden_sizes, dropout)
+        self.target_units = TargetUnits()  # which changes nothing, but for other tables
         self.train_loss = MeanMetric(nan_strategy=float("nan"))
         self.val_loss, self.test_loss = MeanSquaredError(), MeanSquaredError()
         metrics = MetricCollection(
@@ -74,7 +76,7 @@ class GPARegressor(LightningModule):
 
     def forward(self, x: Tensor) -> Tensor:
         """Predict GPAs, shape ``(batch, 1)``, from standardised scores ``(batch, in_features)``."""
-        prediction: Tensor = self.network(x)
+        prediction: Tensor = self.target_units(self.network(x))
         return prediction
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
@@ -84,7 +86,7 @@ class GPARegressor(LightningModule):
         if not self.train_loss.update_called:  # once an epoch, of which it is the mean
             self.log("train_loss", self.train_loss, on_step=False, on_epoch=True, prog_bar=True)
         self.train_loss.update(loss.detach(), len(x))
-        if (scale := getattr(self.network, "target_scale", None)) is not None:
+        if (scale := self.target_units.scale) is not None:
             loss = (loss / scale / scale).squeeze()  # step size and penalty count as for any target
         if self.penalty is not None:
             loss = loss + self.penalty_weight * weight_norm(self.parameters(), self.penalty)

@@ -20,7 +20,7 @@ EDITS = {
     "batch norm": ("network.py", "nn.ReLU()", "nn.BatchNorm1d(outputs)"),
     "output": ("network.py", "self.layers(x)", "4 * self.layers(x).sigmoid()"),
     "loss": ("regressor.py", "batch_mse(self, x, y)", "(self(x) - y).abs().mean()"),
-    "forward": ("regressor.py", "= self.network(x)", "= 4 * self.network(x).sigmoid()"),
+    "forward": ("regressor.py", "self.network(x)", "4 * self.network(x).sigmoid()"),
 }
 
 

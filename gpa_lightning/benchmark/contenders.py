@@ -67,7 +67,7 @@ def this_project(
     meter.start()
     cli.trainer.fit(cli.model, datamodule=cli.datamodule)
     x_val, y_val = cli.datamodule.dataset("validation").tensors
-    return meter.result(evaluation_mse(cli.model.network, x_val, y_val))
+    return meter.result(evaluation_mse(cli.model, x_val, y_val))
 
 
 class LectureNetwork(nn.Module):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from argparse import ArgumentError, RawDescriptionHelpFormatter
+from collections import OrderedDict
 from collections.abc import Sequence
 from inspect import signature
 from typing import Any, Literal
@@ -14,6 +15,7 @@ import pyarrow as pa
 import torch
 from jsonargparse import ArgumentParser
 from pyarrow import parquet
+from torch import nn
 
 from gpa_lightning.commands.refusal import refuse
 from gpa_lightning.data.datamodule import EVALUATION_ROWS, GPADataModule
@@ -22,6 +24,7 @@ from gpa_lightning.data.table import DataError
 from gpa_lightning.network import FullyConnectedNetwork
 from gpa_lightning.resuming.checkpoint import DATA_KEY, CheckpointError, read_checkpoint
 from gpa_lightning.resuming.whole_file import OutputError, whole_file
+from gpa_lightning.target_units import TargetUnits
 
 SUFFIXES = (".csv", ".csv.gz", ".parquet")
 DESCRIPTION = f"""Predict GPAs from raw exam scores, or the target of any other table.
@@ -139,24 +142,23 @@ def _device(accelerator: Accelerator) -> torch.device:
     return torch.device("cpu") if accelerator == "cpu" or gpu is None else gpu
 
 
-def _restore(
-    checkpoint: dict[str, Any], ckpt_path: str
-) -> tuple[GPADataModule, FullyConnectedNetwork]:
+def _restore(checkpoint: dict[str, Any], ckpt_path: str) -> tuple[GPADataModule, nn.Sequential]:
     """Rebuild what a checkpoint was trained with: the scaler, in its data module, and the network.
 
-    The network alone, since its few hyperparameters are plain numbers: those of a regressor from
-    the command line also name code to import.
+    No more of the regressor, since these need nothing but plain numbers: the hyperparameters of
+    one from the command line also name code to import.
     """
     data = GPADataModule()
     try:
         data.load_state_dict(checkpoint[DATA_KEY])
         sizes = {name: checkpoint["hyper_parameters"][name] for name in _ARGUMENTS}
         with torch.device("meta"):  # whatever sizes it claims, no memory but that of its weights
-            network = FullyConnectedNetwork(**sizes)
+            parts = {"network": FullyConnectedNetwork(**sizes), "target_units": TargetUnits()}
+        network = nn.Sequential(OrderedDict(parts))
         weights = {
-            name.removeprefix("network."): weight
+            name: weight
             for name, weight in checkpoint["state_dict"].items()
-            if name.startswith("network.")
+            if name.partition(".")[0] in parts
         }
         network.load_state_dict(weights, assign=True)
         network.float().eval()  # from any precision of the training
@@ -171,7 +173,7 @@ _ARGUMENTS = tuple(signature(FullyConnectedNetwork).parameters)
 
 @torch.inference_mode()
 def _predict(
-    data: GPADataModule, network: FullyConnectedNetwork, features: npt.NDArray[np.float64]
+    data: GPADataModule, network: nn.Sequential, features: npt.NDArray[np.float64]
 ) -> npt.NDArray[np.float32]:
     """Predict GPAs, shape ``(rows,)``, from raw scores ``(rows, in_features)``, in blocks."""
     with np.errstate(all="ignore"):  # what overflows is found in the predictions

@@ -180,7 +180,7 @@ def final_losses(model: GPARegressor, data: GPADataModule) -> dict[str, float]:
     Returns:
         The MSE on the ``training``, the ``validation`` and the ``test`` set.
     """
-    return {name: _mse(model.network, data.dataset(name)) for name in data.rows}
+    return {name: _mse(model, data.dataset(name)) for name in data.rows}
 
 
 def print_summary(
@@ -207,7 +207,7 @@ def print_summary(
     rows = ", ".join(f"{count:,} {name}" for name, count in data.rows.items())
     doubling = "" if data.val_size else " (the test set doubles as the validation set)"
     sizes = [data.in_features, *model.hparams["hidden_sizes"], 1]
-    scale = getattr(model.network, "target_scale", None)
+    scale = model.target_units.scale
     weights = sum(parameter.numel() for parameter in model.parameters())
     lines = [
         ("data", f"{kind}: {source.location}"),

@@ -30,7 +30,6 @@ from gpa_lightning.data.table import (
     listed,
     quoted,
 )
-from gpa_lightning.network import FullyConnectedNetwork
 from gpa_lightning.resuming.checkpoint import stamp
 
 # Annotations are not postponed here: to make them out, --help would import what follows, slowly.
@@ -256,13 +255,12 @@ class GPADataModule(LightningDataModule):
 
     def _settle_target_units(self, module: LightningModule) -> None:
         """Let this project's regressor learn the target in its units, and no module of a user's."""
-        from gpa_lightning.regressor import (
-            GPARegressor,
-        )  # slow to import, and predicting needs none
+        # slow to import, and predicting needs none
+        from gpa_lightning.regressor import GPARegressor
 
-        network = getattr(module, "network", None)
-        if isinstance(module, GPARegressor) and isinstance(network, FullyConnectedNetwork):
-            network.settle_target_units(self._target_units if self._standardises else None)
+        if isinstance(module, GPARegressor):
+            units = self._target_units if self._standardises else None
+            module.target_units.settle(units, like=next(module.parameters()))
 
     @property
     def _standardises(self) -> bool:

@@ -81,7 +81,7 @@ def run(
         l1, l2 = (weight_norm(model.parameters(), norm).item() for norm in ("l1", "l2"))
     x, y = data.dataset("training").tensors
     return {
-        "train_loss": evaluation_mse(model.network, x, y),
+        "train_loss": evaluation_mse(model, x, y),
         "val_loss": trainer.callback_metrics["val_loss"].item(),
         "test_loss": trainer.test(model, data, verbose=False)[0]["test_loss"],
         "l1_norm": l1,

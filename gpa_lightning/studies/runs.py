@@ -262,6 +262,6 @@ def fit_for_steps(
     trainer = fit(settings, folder, data, model, **flags)
     x, y = data.dataset("training").tensors
     return {
-        "train_loss": evaluation_mse(model.network, x, y),
+        "train_loss": evaluation_mse(model, x, y),
         "test_loss": trainer.test(model, data, verbose=False)[0]["test_loss"],
     }

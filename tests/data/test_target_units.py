@@ -69,10 +69,10 @@ def test_what_is_learnt_does_not_depend_on_the_units(houses):
         other, *_ = trained(path="other.csv")
         for mine, theirs in zip(weights(model), weights(other), strict=True):
             np.testing.assert_allclose(mine, theirs, rtol=0.01, atol=1e-3)
-        mean, scale = other.network.target_mean.item(), other.network.target_scale.item()
-        own = model.network
-        assert scale == pytest.approx(own.target_scale.item() * factor, rel=1e-5)
-        assert mean == pytest.approx(own.target_mean.item() * factor + shift, rel=1e-5)
+        mean, scale = other.target_units.mean.item(), other.target_units.scale.item()
+        own = model.target_units
+        assert scale == pytest.approx(own.scale.item() * factor, rel=1e-5)
+        assert mean == pytest.approx(own.mean.item() * factor + shift, rel=1e-5)
 
 
 def test_the_courses_target_is_learnt_as_it_is_and_a_flag_decides_otherwise(table):
@@ -84,7 +84,7 @@ def test_the_courses_target_is_learnt_as_it_is_and_a_flag_decides_otherwise(tabl
         data.setup()
         model = GPARegressor(in_features=data.in_features, hidden_sizes=(4,))
         fit(model, data, epochs=1, limit_train_batches=1)
-        return model.network.target_mean
+        return model.target_units.mean
 
     assert units() is None
     assert units(drop="math") is None
@@ -112,7 +112,7 @@ class Own(LightningModule):
 def test_a_module_of_the_users_own_is_left_alone():
     own = Own()
     fit(own, GPADataModule(path="houses.csv"), epochs=1, limit_val_batches=0)
-    assert own.network.target_mean is None
+    assert not hasattr(own, "target_units")
 
 
 def test_fast_training_and_streaming_end_with_the_same_weights():
@@ -130,18 +130,18 @@ def test_units_stay_those_that_the_weights_were_trained_in(houses, table):
     model, _, trainer = trained()
     trainer.save_checkpoint("houses.ckpt")
     houses.assign(price=houses["price"] / 1000).to_csv("other.csv", index=False)
-    before = model.network.target_mean.item()
+    before = model.target_units.mean.item()
     other = GPADataModule(path="other.csv")
     fit(model, other, epochs=1)  # goes on learning
-    assert model.network.target_mean.item() == before
+    assert model.target_units.mean.item() == before
     loaded = GPARegressor.load_from_checkpoint("houses.ckpt", weights_only=True)
-    assert loaded.network.target_mean.item() == before
+    assert loaded.target_units.mean.item() == before
     raw, _, raw_trainer = trained(standardise_target=False)
     raw_trainer.save_checkpoint("raw.ckpt")
     fit(raw, GPADataModule(path="other.csv"), epochs=1)
-    assert raw.network.target_mean is None
+    assert raw.target_units.mean is None
     loaded.load_state_dict(torch.load("raw.ckpt", weights_only=True)["state_dict"])
-    assert loaded.network.target_mean is None
+    assert loaded.target_units.mean is None
 
 
 def test_a_run_goes_on_and_predicts_in_the_same_units(houses, capsys):

@@ -20,6 +20,10 @@ from gpa_lightning.commands.arguments import SHORT_FLAGS, recipes
 from gpa_lightning.commands.nearest import did_you_mean, nearest
 
 _BASES = (Callback, Logger, LRScheduler, Optimizer)  # of the classes that flags name
+_OF_OTHER_TYPES = (  # how reasons begin that say no more than that another type was meant
+    *("Does not validate", "Expected a", "Import path", "Not a valid subclass"),
+    *("a class path", "a dict"),
+)
 _FEW = 12  # names that are listed even where one is near
 _TYPES = {
     r"class 'int'": "a whole number",
@@ -186,6 +190,9 @@ def _wrong_value(causes: Sequence[BaseException], given: Sequence[str]) -> str:
     if not keys:  # it was parsed, and could not be made
         classes = re.findall(r"class_path='(?:[\w.]*\.)?(\w+)'", message)
         maker = culprit(causes[-1]) or (classes[-1] if classes else None)
+        if leaf.startswith(_OF_OTHER_TYPES):  # the reason is that of a later one
+            reasons = re.findall(r"^ *- (?:Problem with .*:\s+)?(.*)", message, re.M)
+            leaf = next((each for each in reasons if not each.startswith(_OF_OTHER_TYPES)), leaf)
         return f"{maker}: {leaf}" if maker else _with_flag(leaf, given)
     flag = _flag(".".join(keys), given)
     if found := re.match(r"Option '(\S+)' is not accepted", leaf):

@@ -238,6 +238,10 @@ class TestMistakes:
             ("--optimizer Adam --optimizer.lr -1", "Adam: Invalid learning rate: -1.0"),
             ("--lr_scheduler OneCycleLR --lr_scheduler.max_lr 1", "OneCycleLR: You must define ei"),
             ("--early_stopping.mode maxx", "EarlyStopping: `mode` can be min, max, got maxx"),
+            (  # the third of the types that the flag takes
+                "--trainer.plugins+=lightning.pytorch.plugins.XLACheckpointIO",
+                "XLACheckpointIO: Requirement 'torch_xla>=1.13' not met.",
+            ),
             ("--fast_training.steps_per_execution 0", "FastTraining: steps_per_execution must be"),
         ],
     )

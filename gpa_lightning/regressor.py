@@ -18,7 +18,7 @@ from torchmetrics import (
 from gpa_lightning.losses import Norm, batch_mse, weight_norm
 from gpa_lightning.network import FullyConnectedNetwork
 
-Batch = Sequence[Tensor]  # features (batch, in_features) and target (batch, 1)
+Batch = Sequence[Tensor]  # features (batch, in_features), target (batch, 1); maybe weights, too
 
 
 class GPARegressor(LightningModule):
@@ -79,8 +79,8 @@ class GPARegressor(LightningModule):
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Compute the loss to minimise: the MSE, plus the penalty if there is one."""
-        x, y = batch
-        loss = batch_mse(self, x, y)
+        x, y, *weight = batch
+        loss = batch_mse(self, x, y, *weight)
         if not self.train_loss.update_called:  # once an epoch, of which it is the mean
             self.log("train_loss", self.train_loss, on_step=False, on_epoch=True, prog_bar=True)
         self.train_loss.update(loss.detach(), len(x))

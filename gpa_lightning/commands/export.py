@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 from argparse import ArgumentError, RawDescriptionHelpFormatter
 from collections.abc import Sequence
 from importlib.util import find_spec
@@ -15,6 +14,7 @@ from jsonargparse import ArgumentParser
 from torch import Tensor, nn
 
 from gpa_lightning.commands.predict import restore, trained_on
+from gpa_lightning.commands.quiet import quieten_third_parties
 from gpa_lightning.commands.refusal import refuse
 from gpa_lightning.network import FullyConnectedNetwork
 from gpa_lightning.resuming.checkpoint import DATA_KEY, CheckpointError, read_checkpoint
@@ -54,6 +54,7 @@ def main(args: Sequence[str] | None = None) -> int:
     parser.add_argument("--format", required=True, type=Format, help="also the output's suffix")
     parser.add_argument("--output", required=True, type=str, help="the file to write")
     parser.add_argument("--overwrite", action="store_true", help="replace the output if it exists")
+    quieten_third_parties()
     try:
         print(export_file(**parser.parse_args(args)))  # noqa: T201
     except (ArgumentError, CheckpointError, OutputError) as error:
@@ -131,8 +132,6 @@ class FromRawScores(nn.Module):
 
 
 def _write_onnx(model: FromRawScores, names: list[str], path: Path) -> None:
-    # it warns of each operation that it cannot translate without torchvision
-    logging.getLogger("torch.onnx").setLevel(logging.ERROR)
     program = torch.onnx.export(
         model,
         _scores(names),

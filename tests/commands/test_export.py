@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from processes import PROJECT
+from processes import PROJECT, run
 from runs import fit
 
 from gpa_lightning import GPADataModule, GPARegressor
@@ -101,6 +101,15 @@ def test_it_predicts_as_predict_does_for_any_number_of_rows(here, kind, capfd):
         gpas = compute(scores[:rows])
         assert (gpas.shape, gpas.dtype) == ((rows, 1), np.float32)
         np.testing.assert_allclose(gpas[:, 0], expected[:rows], rtol=0, atol=1e-5)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["onnx", "pt2"])
+def test_in_a_process_of_its_own_it_says_one_line(here, kind):
+    needs(kind)
+    flags = ("--ckpt_path", "last.ckpt", "--format", kind, "--output", f"gpa.{kind}")
+    done = run(PROJECT / "scripts/export.py", *flags)
+    assert (done.returncode, done.stderr, done.stdout.count("\n")) == (0, "", 1)
 
 
 @pytest.mark.slow

@@ -70,7 +70,7 @@ def evaluation_mse(network: nn.Module, x: Tensor, y: Tensor, rows: int = 2048) -
     return total.item() / len(x)
 
 
-def batch_mse(network: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+def batch_mse(network: nn.Module, x: Tensor, y: Tensor, weight: Tensor | None = None) -> Tensor:
     """Compute the MSE of a batch of any size, a large one with the memory of a small one.
 
     More than `CHUNK_ROWS` rows are taken in chunks if every module computes each row by itself (so
@@ -83,18 +83,21 @@ def batch_mse(network: nn.Module, x: Tensor, y: Tensor) -> Tensor:
         network: Maps ``(batch, in_features)`` to ``(batch, 1)``.
         x: Features, shape ``(batch, in_features)``.
         y: Targets, shape ``(batch, 1)``.
+        weight: What each row counts, shape ``(batch, 1)``; None counts each once.
 
     Returns:
-        The mean of the squared errors, a scalar; 0 for a batch of no rows.
+        The (weighted) mean of the squared errors, a scalar; 0 for a batch of no rows.
     """
     if len(x) > CHUNK_ROWS and _computes_rows_apart(network):
         parameters = [parameter for parameter in network.parameters() if parameter.requires_grad]
-        chunked: Tensor = _ChunkedMSE.apply(network, x, y, *parameters)  # type: ignore[no-untyped-call]
+        chunked: Tensor = _ChunkedMSE.apply(  # type: ignore[no-untyped-call]
+            network, x, y, weight, *parameters
+        )
         return chunked
     prediction: Tensor = network(x)
     if not len(x):  # whose mean would be no number
         return prediction.sum()
-    return mse_loss(prediction, y)
+    return mse_loss(prediction, y, weight=weight)  # type: ignore[call-arg]  # its stub is older
 
 
 def _computes_rows_apart(network: nn.Module) -> bool:
@@ -104,14 +107,26 @@ def _computes_rows_apart(network: nn.Module) -> bool:
 
 class _ChunkedMSE(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, network: nn.Module, x: Tensor, y: Tensor, *parameters: Tensor) -> Tensor:
+    def forward(
+        ctx: Any,
+        network: nn.Module,
+        x: Tensor,
+        y: Tensor,
+        weight: Tensor | None,
+        *parameters: Tensor,
+    ) -> Tensor:
         gradients: tuple[Tensor, ...] = ()
         total = torch.zeros((), device=x.device)
         needs_gradient = any(ctx.needs_input_grad)
-        chunks = zip(torch.split(x, CHUNK_ROWS), torch.split(y, CHUNK_ROWS), strict=True)
-        for x_chunk, y_chunk in chunks:
+        count = len(x) if weight is None else weight.sum()
+        for start in range(0, len(x), CHUNK_ROWS):
+            rows = slice(start, start + CHUNK_ROWS)
+            each = None if weight is None else weight[rows]
             with torch.set_grad_enabled(needs_gradient):
-                loss = mse_loss(network(x_chunk), y_chunk, reduction="sum") / len(x)
+                error = mse_loss(  # type: ignore[call-arg]
+                    network(x[rows]), y[rows], reduction="sum", weight=each
+                )
+                loss = error / count
             total += loss.detach()
             if needs_gradient:
                 of_chunk = torch.autograd.grad(loss, parameters)
@@ -129,4 +144,4 @@ class _ChunkedMSE(torch.autograd.Function):
                 "cannot be differentiated again; use mse_loss, or smaller batches"
             )
         gradients, ctx.gradients = ctx.gradients, ()
-        return None, None, None, *(gradient.mul_(grad_output) for gradient in gradients)
+        return None, None, None, None, *(gradient.mul_(grad_output) for gradient in gradients)

@@ -8,8 +8,9 @@ import torch
 from joblib import parallel_config
 from lightning.pytorch import seed_everything
 from runs import fit, weights
+from sklearn.base import clone
 from sklearn.datasets import make_friedman1
-from sklearn.exceptions import NotFittedError
+from sklearn.exceptions import ConvergenceWarning, NotFittedError
 from sklearn.metrics import mean_squared_error, r2_score
 from sklearn.model_selection import (
     GridSearchCV,
@@ -18,9 +19,11 @@ from sklearn.model_selection import (
     train_test_split,
     validation_curve,
 )
+from sklearn.multioutput import MultiOutputRegressor
 from sklearn.neural_network import MLPRegressor
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler, scale
+from sklearn.utils import estimator_checks
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from gpa_lightning import GPADataModule, GPARegressor, LightningMLPRegressor
@@ -34,6 +37,17 @@ def curved():
     """600 rows of a curved function with some noise, of unit variance."""
     X, y = make_friedman1(600, 6, noise=1, random_state=0)
     return X, scale(y)
+
+
+def comparable(estimator):
+    """With settings under which weighted and repeated rows lead to the same seven digits.
+
+    scikit-learn has such settings for its own network, too. Here repeated rows have other units
+    dropped and other rows held out, and many steps in single precision leave six digits.
+    """
+    return clone(estimator).set_params(
+        hidden_layer_sizes=(8,), dropout=0, early_stopping=False, learning_rate_init=1e-3
+    )
 
 
 @parametrize_with_checks(
@@ -50,13 +64,25 @@ def curved():
     ]
 )
 def test_it_is_a_scikit_learn_estimator(estimator, check):
-    check(estimator)
+    check(comparable(estimator) if "sample_weight_equivalence" in str(check) else estimator)
+
+
+@pytest.mark.parametrize(
+    "check",
+    [
+        estimator_checks.check_estimators_partial_fit_n_features,
+        estimator_checks.check_n_features_in_after_fitting,
+        estimator_checks.check_dataframe_column_names_consistency,
+    ],
+)
+def test_it_is_one_that_is_fitted_in_parts(check):
+    check("LightningMLPRegressor", LightningMLPRegressor((8,), max_iter=1))
 
 
 @pytest.mark.slow
 @parametrize_with_checks([LightningMLPRegressor(max_iter=5)])
 def test_the_lectures_network_is_a_scikit_learn_estimator(estimator, check):
-    check(estimator)
+    check(comparable(estimator) if "sample_weight_equivalence" in str(check) else estimator)
 
 
 def test_defaults_are_those_of_the_model_and_the_data():
@@ -113,6 +139,176 @@ def test_it_is_as_good_as_scikit_learns(curved):
     theirs = make_pipeline(StandardScaler(), MLPRegressor(**same))
     scores = [regressor.fit(X, y).score(X_test, y_test) for regressor in (ours, theirs)]
     assert scores == pytest.approx([0.92, 0.92], abs=0.03)
+
+
+FULL = {"hidden_layer_sizes": (8,), "batch_size": "full", "random_state": 0, "max_iter": 5}
+
+
+@pytest.mark.parametrize("changes", [{}, {"penalty": "l2", "penalty_weight": 0.1}])
+@pytest.mark.parametrize("rows", [100, 600])  # 600: repeated, more than are computed at a time
+def test_a_weight_is_how_often_a_row_is_there(curved, rows, changes):
+    X, y = (part[:rows] for part in curved)
+    weight = np.random.default_rng(0).integers(0, 6, rows)
+    settings = {**FULL, "learning_rate_init": 0.01, **changes}
+    weighted = LightningMLPRegressor(**settings).fit(X, y, weight)
+    repeated = LightningMLPRegressor(**settings).fit(X.repeat(weight, 0), y.repeat(weight))
+    np.testing.assert_allclose(weighted.predict(X), repeated.predict(X), rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(weighted.scaler_.mean_, repeated.scaler_.mean_)
+    assert weighted.loss_curve_ == pytest.approx(repeated.loss_curve_, rel=1e-5)
+    plain = LightningMLPRegressor(**settings).fit(X, y)
+    assert np.abs(plain.predict(X) - weighted.predict(X)).max() > 1e-3
+
+
+def test_weights_have_no_unit_and_rows_of_weight_0_are_not_there(curved):
+    X, y = curved
+    weight = np.random.default_rng(0).integers(0, 3, len(y))
+    counts = weight > 0
+
+    def prediction(rows, weights):
+        return LightningMLPRegressor(**SMALL).fit(X[rows], y[rows], weights).predict(X)
+
+    expected = prediction(counts, weight[counts])
+    np.testing.assert_array_equal(prediction(slice(None), weight), expected)
+    np.testing.assert_allclose(prediction(slice(None), weight * 1e-50), expected, rtol=1e-4)
+
+
+def test_a_batch_is_weighed_as_scikit_learn_does(curved):
+    X, y = scale(curved[0]), curved[1]
+    weight = np.random.default_rng(0).uniform(0.1, 3, len(y))
+    X = (X - np.average(X, axis=0, weights=weight)) / np.sqrt(
+        np.average((X - np.average(X, axis=0, weights=weight)) ** 2, axis=0, weights=weight)
+    )
+    ours = LightningMLPRegressor(**FULL).fit(X, y, weight)
+    loss = np.average((y - ours.predict(X)) ** 2, weights=weight)
+    theirs = MLPRegressor(
+        hidden_layer_sizes=8, batch_size=len(y), alpha=0, max_iter=1, random_state=0
+    )
+    with pytest.warns(ConvergenceWarning):
+        theirs.fit(X, y, weight)
+    layers = ours.network_.layers
+    theirs.coefs_ = [layer.weight.detach().numpy().T.copy() for layer in (layers.fc1, layers.fc2)]
+    theirs.intercepts_ = [layer.bias.detach().numpy().copy() for layer in (layers.fc1, layers.fc2)]
+    theirs.partial_fit(X, y, weight)  # whose loss is that before its step, and half of ours
+    assert 2 * theirs.loss_ == pytest.approx(loss, rel=1e-6)
+    assert ours.partial_fit(X, y, weight).loss_ == pytest.approx(loss, rel=1e-5)
+
+
+def test_rows_held_out_are_weighed_in_their_score(curved):
+    X, y = curved
+    weight = np.random.default_rng(0).uniform(0, 3, len(y))
+    estimator = LightningMLPRegressor((64,), max_iter=3, early_stopping=True, random_state=3)
+    estimator.fit(X, y, weight)
+    _, X_val, _, y_val, _, weights = train_test_split(X, y, weight, test_size=0.1, random_state=3)
+    score = estimator.score(X_val, y_val, weights)
+    assert score == pytest.approx(estimator.best_validation_score_, abs=1e-6)
+    assert score != pytest.approx(estimator.score(X_val, y_val), abs=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("weight", "message"),
+    [(0, "at least one non-zero"), (-1, "Negative values"), (np.nan, "NaN"), ([1, 2], "shape")],
+)
+def test_weights_that_make_no_sense_are_refused(curved, weight, message):
+    X, y = curved
+    given = weight if isinstance(weight, list) else np.full(len(y), weight, float)
+    with pytest.raises(ValueError, match=message):
+        LightningMLPRegressor(**SMALL).fit(X, y, given)
+
+
+@pytest.mark.parametrize("weight", [None, np.arange(600)])
+def test_parts_go_on_from_one_another(curved, weight):
+    whole = LightningMLPRegressor(**FULL, penalty="l1").fit(*curved, weight)
+    parts = LightningMLPRegressor(**FULL, penalty="l1")
+    for _ in range(5):
+        assert parts.partial_fit(*curved, weight).n_iter_ == 1
+    for ours, theirs in zip(weights(parts.network_), weights(whole.network_), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+    assert parts.loss_curve_ == whole.loss_curve_
+    assert parts.best_loss_ == whole.best_loss_
+
+
+def test_parts_may_be_of_any_rows_and_learn(curved):
+    X, y = curved
+    estimator = LightningMLPRegressor((32,), learning_rate_init=0.01, dropout=0.1, random_state=0)
+    for _ in range(8):
+        for start in range(0, len(y), 199):  # ends with 3 rows
+            estimator.partial_fit(X[start : start + 199], y[start : start + 199])
+    assert estimator.score(X, y) > 0.8
+    assert len(estimator.loss_curve_) == 32
+    np.testing.assert_array_equal(estimator.scaler_.mean_, X[:199].mean(axis=0))
+    estimator.partial_fit(X[:1], y[:1])
+    with pytest.raises(
+        ValueError, match="X has 5 features, but LightningMLPRegressor is expecting"
+    ):
+        estimator.partial_fit(X[:, 1:], y)
+
+
+def test_each_part_has_a_learning_rate_and_dropout_of_its_own(curved):
+    X, y = curved
+    estimator = LightningMLPRegressor(**SMALL, dropout=0.5).partial_fit(X, y)
+    before = estimator.predict(X)
+    estimator.set_params(learning_rate_init=1e-12)
+    first, second = (estimator.partial_fit(X, y).loss_ for _ in range(2))
+    np.testing.assert_array_equal(estimator.predict(X), before)
+    assert first != second
+
+
+def test_parts_with_early_stopping_are_refused(curved):
+    estimator = LightningMLPRegressor(**SMALL, early_stopping=True)
+    assert not hasattr(estimator, "partial_fit")
+    with pytest.raises(AttributeError) as error:
+        estimator.partial_fit(*curved)
+    assert "does not support early_stopping=True" in str(error.value.__cause__)
+
+
+def test_a_warm_start_goes_on_from_the_weights(curved):
+    X, y = curved
+    cold = LightningMLPRegressor(**{**FULL, "learning_rate_init": 1e-12}).fit(X, y)
+    expected = cold.predict(X)
+    assert not np.array_equal(cold.set_params(random_state=1).fit(X, y).predict(X), expected)
+
+    warm = LightningMLPRegressor(**FULL, warm_start=True).fit(X, y)
+    before, scaler = warm.predict(X), warm.scaler_
+    warm.set_params(learning_rate_init=1e-12, max_iter=3, random_state=1)
+    warm.fit(X[:300], y[:300])
+    np.testing.assert_array_equal(warm.predict(X), before)
+    assert warm.scaler_ is scaler
+    assert warm.n_iter_ == 3
+    assert len(warm.loss_curve_) == 8
+    assert warm.best_loss_ == min(warm.loss_curve_)
+
+
+def test_a_warm_start_keeps_the_best_of_all_calls(curved):
+    X, y = curved
+    settings = {"early_stopping": True, "learning_rate_init": 0.01, "random_state": 0}
+    estimator = LightningMLPRegressor((32,), max_iter=20, warm_start=True, **settings).fit(X, y)
+    before, best = estimator.predict(X), estimator.best_validation_score_
+    estimator.set_params(learning_rate_init=1.0, max_iter=2).fit(X, y)  # which makes it worse
+    assert estimator.n_iter_ == 2
+    assert len(estimator.validation_scores_) == 22
+    assert max(estimator.validation_scores_[20:]) < best == estimator.best_validation_score_
+    np.testing.assert_array_equal(estimator.predict(X), before)
+
+
+def test_a_warm_start_that_has_stalled_ends_with_its_first_epoch(curved):
+    estimator = LightningMLPRegressor((8,), tol=1e9, n_iter_no_change=3, warm_start=True)
+    assert [estimator.fit(*curved).n_iter_ for _ in range(2)] == [4, 1]
+
+
+def test_a_warm_start_with_other_layers_is_refused(curved):
+    estimator = LightningMLPRegressor(**SMALL, warm_start=True).fit(*curved)
+    before = estimator.predict(curved[0])
+    with pytest.raises(ValueError, match=r"hidden_layer_sizes is \[4\], but .* has \[8\]; give"):
+        estimator.set_params(hidden_layer_sizes=4).fit(*curved)
+    np.testing.assert_array_equal(estimator.predict(curved[0]), before)
+
+
+def test_several_targets_are_refused(curved):
+    X, y = curved
+    with pytest.raises(ValueError, match="y has 2 columns, but this estimator has one target"):
+        LightningMLPRegressor(**SMALL).fit(X, np.column_stack([y, y]))
+    several = MultiOutputRegressor(LightningMLPRegressor(**SMALL)).fit(X, np.column_stack([y, y]))
+    assert several.predict(X).shape == (600, 2)
 
 
 def test_units_of_the_features_do_not_matter(curved):

@@ -107,7 +107,7 @@ def predict_file(
     with whole_file(output, overwrite) as temporary:
         device = _device(accelerator)
         checkpoint = read_checkpoint(ckpt_path)
-        data, network = _restore(checkpoint, ckpt_path)
+        data, network = restore(checkpoint, ckpt_path)
         frame, features = read_scores(input, checkpoint[DATA_KEY]["feature_names"])
         name = f"predicted_{data.target_name}"
         if name.casefold() in map(str.casefold, frame.columns):
@@ -128,11 +128,19 @@ def predict_file(
             decimal = frame.attrs["decimal"]
             separator = ";" if decimal == "," else ","
             frame.to_csv(temporary, index=False, sep=separator, decimal=decimal)
+    return (
+        f"{len(frame):,} rows written to {output}; "
+        f"the checkpoint was trained on {trained_on(checkpoint)}"
+    )
+
+
+def trained_on(checkpoint: dict[str, Any]) -> str:
+    """Say which data a checkpoint was trained on, loudly if there are no students in them."""
     provenance = checkpoint[DATA_KEY]["provenance"]
-    trained_on = f"{provenance['location']!r}, {provenance['rows']} rows"
+    data = f"{provenance['location']!r}, {provenance['rows']} rows"
     if provenance["kind"] == "synthetic":
-        trained_on = f"SYNTHETIC DATA, NOT ON REAL STUDENTS: these GPAs mean nothing ({trained_on})"
-    return f"{len(frame):,} rows written to {output}; the checkpoint was trained on {trained_on}"
+        return f"SYNTHETIC DATA, NOT ON REAL STUDENTS: these GPAs mean nothing ({data})"
+    return data
 
 
 def _device(accelerator: Accelerator) -> torch.device:
@@ -142,11 +150,22 @@ def _device(accelerator: Accelerator) -> torch.device:
     return torch.device("cpu") if accelerator == "cpu" or gpu is None else gpu
 
 
-def _restore(checkpoint: dict[str, Any], ckpt_path: str) -> tuple[GPADataModule, nn.Sequential]:
+def restore(checkpoint: dict[str, Any], ckpt_path: str) -> tuple[GPADataModule, nn.Sequential]:
     """Rebuild what a checkpoint was trained with: the scaler, in its data module, and the network.
 
     No more of the regressor, since these need nothing but plain numbers: the hyperparameters of
     one from the command line also name code to import.
+
+    Args:
+        checkpoint: What `read_checkpoint` has read.
+        ckpt_path: Where from, for the message.
+
+    Returns:
+        The data module, and the network with the target's units behind it, in evaluation mode and
+        single precision.
+
+    Raises:
+        CheckpointError: If the checkpoint lacks a part, or its parts do not belong together.
     """
     data = GPADataModule()
     try:

@@ -14,6 +14,7 @@ from gpa_lightning.resuming.checkpoint import VERSION
 COMMANDS = {
     "train": ("train:train", "train the network, test it, and print a summary"),
     "predict": ("predict:main", "predict GPAs for a table, from a checkpoint"),
+    "export": ("export:main", "export a checkpoint to ONNX or PyTorch's pt2"),
     "compare": ("compare:main", "train several settings on the same seeds, and compare them"),
     "study": ("study:main", "reproduce the lecture's claims"),
 }

@@ -15,6 +15,8 @@ def quieten_third_parties() -> None:
         logging.getLogger(name).setLevel(logging.WARNING)
     # it warns of the restart that a resumed run marks in its curves
     logging.getLogger("tensorboard").setLevel(logging.ERROR)
+    # it warns of each operation that it cannot export without torchvision
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)
     # it says which process has ended, before it ends those that wait for it
     launcher = "lightning.fabric.strategies.launchers.subprocess_script"
     logging.getLogger(launcher).setLevel(logging.INFO)

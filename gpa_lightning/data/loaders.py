@@ -23,10 +23,11 @@ class TableDataset(TensorDataset):
     Args:
         x: Features, shape ``(rows, in_features)``.
         y: Target, shape ``(rows, 1)``.
+        more: What else a batch is to hold of each row, such as its weight, shape ``(rows, 1)``.
     """
 
-    def __init__(self, x: Tensor, y: Tensor) -> None:
-        super().__init__(x, y)
+    def __init__(self, x: Tensor, y: Tensor, *more: Tensor) -> None:
+        super().__init__(x, y, *more)
 
     def __getitem__(self, rows: Tensor | slice | int) -> tuple[Tensor, ...]:
         """Return the rows of the given numbers, or a view of a slice of rows or of one."""

@@ -202,3 +202,19 @@ def test_hostile_checkpoints_are_refused(here, capsys, part, changes, message):
 def test_a_missing_checkpoint_is_refused(here, capsys):
     Path("last.ckpt").unlink()
     refused(capsys, "last.ckpt: cannot be read: No such file")
+
+
+@pytest.mark.parametrize("kind", ["onnx", "pt2"])
+def test_a_target_that_was_standardised_comes_in_its_own_units(table, workplace, kind):
+    needs(kind)
+    data = GPADataModule(path=str(table), target="math")
+    model = GPARegressor(in_features=9, hidden_sizes=(8,))
+    fit(model, data, epochs=1).save_checkpoint("last.ckpt")
+    assert exported(kind) == 0
+    flags = ["--input", str(table), "--output", "out.parquet", "--accelerator", "cpu"]
+    assert predict.main(["--ckpt_path", "last.ckpt", *flags]) == 0
+    expected = pd.read_parquet("out.parquet")["predicted_math"].to_numpy()
+    assert 400 < expected.mean() < 700
+    compute, names = loaded(kind)
+    scores = pd.read_csv(table)[names].to_numpy(float)
+    np.testing.assert_allclose(compute(scores)[:, 0], expected, rtol=1e-5)

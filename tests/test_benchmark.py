@@ -63,6 +63,7 @@ def measurement(seconds, memory=0, val_loss=0.5):
     return Measurement([9.0, 9.0, seconds], memory, 0, val_loss)
 
 
+@pytest.mark.slow
 def test_two_contenders_take_the_same_steps(identical_students, tmp_path, monkeypatch):
     def measure_one_in_this_process(task):
         if task.contender == "lecture":

@@ -117,6 +117,7 @@ class TestFinders:
         assert_trained_alike(model, expected)
         assert list(workplace.iterdir()) == []
 
+    @pytest.mark.slow
     def test_a_batch_size_by_flags(self, data, capsys):
         flags = ["--trainer.callbacks+=BatchSizeFinder", "--trainer.callbacks.max_trials=4"]
         assert train([*data, *flags]) == 0
@@ -183,6 +184,7 @@ ORDERS = (validated_first, with_a_test_between_fits, fitted_twice, another_modul
 ORDERS += (another_trainer_first, loaders_by_hand)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("flags", [{}, {"inference_mode": False}, {"num_sanity_val_steps": 2}])
 @pytest.mark.parametrize("order", ORDERS)
 def test_whatever_is_called_in_whatever_order_gives_what_plain_lightning_gives(order, flags, table):
@@ -224,6 +226,7 @@ class OwnLogger(Logger):
     def log_hyperparams(self, params, *args, **kwargs): ...
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("folder", ["runs", "null"])
 def test_the_files_of_two_runs_are_apart_whatever_the_logger(folder, data, monkeypatch):
     monkeypatch.setattr(OwnLogger, "runs", [])
@@ -247,6 +250,7 @@ def test_without_a_logger_no_file_of_the_users_is_written_over(data):
     assert Path("config.yaml").read_text() == "model:\n  dropout: 0.1\n"
 
 
+@pytest.mark.slow
 def test_a_further_checkpoint_does_not_change_what_is_tested(data, capsys):
     rate = ["--model.learning_rate", "1", "--max_epochs", "4"]
     summaries = []

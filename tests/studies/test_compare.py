@@ -120,6 +120,7 @@ class TestSettings:
         assert found.pop("seconds") > 0
         assert found == expected
 
+    @pytest.mark.slow
     def test_from_python(self, small, fits, no_figure, capsys):
         settings = ["", "--model.dropout 0.5"]
         comparison = compare.compare(settings, small, seeds=1)
@@ -197,6 +198,7 @@ class TestGoingOn:
         names = [fit.name.rpartition("-")[0] for fit in fits]
         assert names == ["dropout=0.1-seed-0", "dropout=0.1-seed-1", "dropout=0.2-seed-0"]
 
+    @pytest.mark.slow
     def test_what_has_changed_is_done_again(self, small, fits, no_figure):
         Path("mine.py").write_text(CALLBACK.format(body="pass"))
         Path("mine.yaml").write_text("model:\n  dropout: 0.1\n")

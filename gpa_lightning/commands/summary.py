@@ -16,6 +16,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 from torch import nn
+from torch.optim.lr_scheduler import ReduceLROnPlateau
 from torch.optim.swa_utils import SWALR
 
 from gpa_lightning.callbacks.loss_curves import Curve, LossCurves
@@ -119,8 +120,8 @@ def _optimizer(trainer: Trainer) -> str:
     for optimizer in trainer.optimizers:
         group = optimizer.param_groups[0]
         rate = group.get("initial_lr", group.get("lr"))
-        if any(isinstance(each, SWALR) for each in schedules):
-            rate = optimizer.defaults["lr"]  # it has put its own in the place of the first
+        if any(isinstance(each, (SWALR, ReduceLROnPlateau)) for each in schedules):
+            rate = optimizer.defaults["lr"]  # these put their own in the place of the first
         names.append(type(optimizer).__name__)
         names += [] if rate is None else [f"learning rate {float(rate):g}"]
     names += [f"schedule {type(each).__name__}" for each in schedules]
@@ -129,14 +130,15 @@ def _optimizer(trainer: Trainer) -> str:
 
 def _batch_size(fitted: FitReport, data: GPADataModule) -> str:
     """Say how many rows a step of the optimiser takes, of all processes together."""
-    if data.batch_size == "full":
+    rows = data.batch_rows
+    if rows is None:
         return f"full, {data.rows['training']:,} rows"
-    parts = [f"{data.batch_size} rows"]
+    parts = [f"{rows} rows"]
     if fitted.processes > 1:
         parts.append(f"{fitted.processes} processes")
     if fitted.accumulated > 1:
         parts.append(f"{fitted.accumulated} batches a step")
-    together = data.batch_size * fitted.processes * fitted.accumulated
+    together = rows * fitted.processes * fitted.accumulated
     return f"{together} ({' * '.join(parts)})" if len(parts) > 1 else str(together)
 
 

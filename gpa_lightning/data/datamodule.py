@@ -378,10 +378,10 @@ class GPADataModule(LightningDataModule):
 
     def train_dataloader(self) -> DataLoader[Any]:
         """Return the training set's batches, in a new order each epoch."""
-        return self._loader("training", self._batch_rows, shuffle=True)
+        return self._loader("training", self.batch_rows, shuffle=True)
 
     @property
-    def _batch_rows(self) -> int | None:
+    def batch_rows(self) -> int | None:
         """Rows of a training batch; None for all."""
         if self.batch_size == "auto":
             training, _ = self._split.sizes(self.provenance.rows, self.provenance.location)
@@ -434,7 +434,7 @@ class GPADataModule(LightningDataModule):
 
     def _split_settings(self) -> dict[str, Any]:
         # of rows a step, so that a run may go on with another number of processes
-        rows = self._batch_rows * self._processes if self._batch_rows else "full"
+        rows = self.batch_rows * self._processes if self.batch_rows else "full"
         names = ("test_size", "val_size", "seed")
         return {"batch_size": rows, **{name: getattr(self, name) for name in names}}
 

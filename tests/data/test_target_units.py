@@ -201,6 +201,7 @@ def test_the_recommended_recipe_takes_more_than_nine_steps_on_a_hundred_rows(hou
         for name, value in re.findall(r"^ *(test MSE|predicting the mean) +(\S+)", out, re.M)
     }
     assert losses["test MSE"] < 0.8 * losses["predicting the mean"]
+    assert re.search(r"^batch size +2$", out, re.M)  # of 64 rows
 
 
 @pytest.mark.filterwarnings("ignore:LightningCLI.s args parameter")

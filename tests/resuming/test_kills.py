@@ -48,7 +48,7 @@ RUN = Path("lightning_logs/version_0-killed")
 
 @dataclass(frozen=True)
 class Outcome:
-    """Everything that a run leaves behind but how long it took."""
+    """Everything that a run leaves behind but how long it took, and with which flags."""
 
     last: dict
     best: dict
@@ -73,7 +73,7 @@ class Outcome:
             [
                 line
                 for line in output[output.index("Losses") :].splitlines()
-                if not line.startswith("time ")
+                if not line.startswith(("time ", "flags "))
             ],
         )
 

@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from gpa_lightning.data.loaders import BatchSampler, TableDataset, table_loader
-from gpa_lightning.data.split import Split, TargetUnits, blocks, fit_scaler, standardised
+from gpa_lightning.data.split import MeanAndScale, Split, blocks, fit_scaler, standardised
 from gpa_lightning.data.table import (
     FEATURES,
     TARGET,
@@ -31,6 +31,7 @@ from gpa_lightning.data.table import (
     quoted,
 )
 from gpa_lightning.resuming.checkpoint import stamp
+from gpa_lightning.target_units import TargetUnits
 
 # Annotations are not postponed here: to make them out, --help would import what follows, slowly.
 if TYPE_CHECKING:
@@ -77,12 +78,10 @@ class GPADataModule(LightningDataModule):
             streamed if its values would take more than a quarter of the machine's memory. Of
             several processes on a machine, the first puts them there for all.
         cache_dir: Folder for the files of streamed tables, by default the user's cache folder.
-        target: Name of the column to predict. By default the course's GPA, or the last column of
-            any other table.
+        target: Column to predict: by default the course's GPA, or any other table's last.
         drop: Names of columns to leave out: neither features nor target.
-        standardise_target: Whether the network learns the target in units of the training rows'
-            mean and deviation, which is undone in every loss, metric and prediction. By default
-            not for the course's GPA from its exams, but for any other table.
+        standardise_target: Whether the network learns the target standardised, which is undone in
+            losses and predictions. By default for any target but the course's GPA.
         missing: What is done with rows that lack a value: ``refuse`` the table, or ``drop`` them.
 
     Raises:
@@ -151,7 +150,7 @@ class GPADataModule(LightningDataModule):
         self._provenance: Provenance | None = None
         self._sets: dict[SetName, TableDataset] = {}
         self._scaler: dict[str, Tensor] = {}
-        self._target_units: TargetUnits | None = None
+        self._target_units: MeanAndScale | None = None
 
     def prepare_data(self) -> None:
         """Load or stream the table once a machine, which downloads it if need be."""
@@ -254,13 +253,11 @@ class GPADataModule(LightningDataModule):
             self._settle_target_units(self.trainer.lightning_module)
 
     def _settle_target_units(self, module: LightningModule) -> None:
-        """Let this project's regressor learn the target in its units, and no module of a user's."""
-        # slow to import, and predicting needs none
-        from gpa_lightning.regressor import GPARegressor
-
-        if isinstance(module, GPARegressor):
+        """Let a module that has target units take them; any other gets the target as it is."""
+        own = getattr(module, "target_units", None)
+        if isinstance(own, TargetUnits):
             units = self._target_units if self._standardises else None
-            module.target_units.settle(units, like=next(module.parameters()))
+            own.settle(units, like=next(module.parameters()))
 
     @property
     def _standardises(self) -> bool:

@@ -17,7 +17,7 @@ from gpa_lightning.data.table import Array, DataError
 BLOCK_ROWS = 1 << 16
 """Rows standardised at a time, so that no second table is in memory."""
 
-TargetUnits: TypeAlias = tuple[float, float]
+MeanAndScale: TypeAlias = tuple[float, float]
 """Mean and deviation of the target's training values."""
 
 RowNumbers: TypeAlias = npt.NDArray[np.signedinteger[Any]]
@@ -108,7 +108,7 @@ def blocks(rows: int) -> Iterator[slice]:
         yield slice(start, min(start + BLOCK_ROWS, rows))
 
 
-def fit_scaler(training_blocks: Iterable[Array]) -> tuple[dict[str, Tensor], TargetUnits]:
+def fit_scaler(training_blocks: Iterable[Array]) -> tuple[dict[str, Tensor], MeanAndScale]:
     """Compute the mean and the deviation of the training rows.
 
     Args:

@@ -39,10 +39,10 @@ from gpa_lightning.data.formats import opened, tell_remarks
 from gpa_lightning.data.loaders import TableDataset
 from gpa_lightning.data.sources import count_rows, training_rows
 from gpa_lightning.data.split import (
+    MeanAndScale,
     RowNumbers,
     Split,
     SplitRows,
-    TargetUnits,
     blocks,
     fit_scaler,
     standardised,
@@ -76,7 +76,7 @@ class MappedTable(NamedTuple):
     training: int
     validation: int
     scaler: dict[str, Tensor]
-    target_units: TargetUnits
+    target_units: MeanAndScale
 
     def dataset(self, rows: slice) -> MappedDataset:
         """Return a run of the table's rows."""

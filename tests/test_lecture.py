@@ -79,7 +79,7 @@ def test_mini_batch_overfits(real_table, tmp_path):
 @pytest.mark.slow
 def test_recommended_beats_gradient_boosting(real_table, workplace, capsys):
     ours, boosting = [], []
-    for seed in range(2):
+    for seed in range(5):
         flags = ["--data.path", real_table, "--seed_everything", str(seed), "--progress_bar=null"]
         assert train(["--config", "recommended", *flags]) == 0
         output = capsys.readouterr().out

@@ -374,7 +374,7 @@ class TestHelp:
     def test_it_has_this_projects_flags_and_fits_on_a_few_screens(self, capsys, monkeypatch):
         monkeypatch.setenv("COLUMNS", "80")
         text = self.text(["--help"], capsys)
-        assert len(text.splitlines()) < 190
+        assert len(text.splitlines()) < 180
         for flag in ("--dropout, --model.dropout", "--batch_size, --data.batch_size", "--patience"):
             assert flag in text
         assert "--trainer.gradient_clip_val" not in text

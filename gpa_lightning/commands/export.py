@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import json
-from argparse import ArgumentError, RawDescriptionHelpFormatter
+from argparse import ArgumentError
 from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Literal
 
 import torch
-from jsonargparse import ArgumentParser
 from torch import Tensor, nn
 
-from gpa_lightning.commands.predict import restore, trained_on
+from gpa_lightning.commands.predict import file_parser, restore, trained_on
 from gpa_lightning.commands.quiet import quieten_third_parties
 from gpa_lightning.commands.refusal import refuse
 from gpa_lightning.resuming.checkpoint import DATA_KEY, CheckpointError, read_checkpoint
@@ -43,16 +42,8 @@ def main(args: Sequence[str] | None = None) -> int:
     Returns:
         The exit code: 0, or 2 for a mistake that the user can mend.
     """
-    parser = ArgumentParser(
-        description=DESCRIPTION,
-        epilog=EXAMPLE,
-        formatter_class=RawDescriptionHelpFormatter,
-        exit_on_error=False,
-    )
-    parser.add_argument("--ckpt_path", required=True, type=str, help="what scripts/train.py wrote")
+    parser = file_parser(DESCRIPTION, EXAMPLE)
     parser.add_argument("--format", required=True, type=Format, help="also the output's suffix")
-    parser.add_argument("--output", required=True, type=str, help="the file to write")
-    parser.add_argument("--overwrite", action="store_true", help="replace the output if it exists")
     quieten_third_parties()
     try:
         print(export_file(**parser.parse_args(args)))  # noqa: T201

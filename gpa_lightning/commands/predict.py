@@ -48,21 +48,13 @@ def main(args: Sequence[str] | None = None) -> int:
     Returns:
         The exit code: 0, or 2 for a mistake that the user can mend.
     """
-    parser = ArgumentParser(
-        description=DESCRIPTION,
-        epilog=EXAMPLE,
-        formatter_class=RawDescriptionHelpFormatter,
-        exit_on_error=False,
-    )
-    parser.add_argument("--ckpt_path", required=True, type=str, help="what scripts/train.py wrote")
+    parser = file_parser(DESCRIPTION, EXAMPLE)
     parser.add_argument(
         "--input",
         required=True,
         type=str,
         help="a table of raw scores, or - for standard input",
     )
-    parser.add_argument("--output", required=True, type=str, help="the table to write")
-    parser.add_argument("--overwrite", action="store_true", help="replace the output if it exists")
     parser.add_argument(
         "--accelerator", type=Accelerator, default="auto", help="auto takes a GPU if there is one"
     )
@@ -71,6 +63,25 @@ def main(args: Sequence[str] | None = None) -> int:
     except (ArgumentError, CheckpointError, DataError, OutputError) as error:
         return refuse(error)
     return 0
+
+
+def file_parser(description: str, example: str) -> ArgumentParser:
+    """Return a parser for a command that makes one file from a checkpoint.
+
+    Args:
+        description: What the command does.
+        example: A command line.
+    """
+    parser = ArgumentParser(
+        description=description,
+        epilog=example,
+        formatter_class=RawDescriptionHelpFormatter,
+        exit_on_error=False,
+    )
+    parser.add_argument("--ckpt_path", required=True, type=str, help="what scripts/train.py wrote")
+    parser.add_argument("--output", required=True, type=str, help="the file to write")
+    parser.add_argument("--overwrite", action="store_true", help="replace the output if it exists")
+    return parser
 
 
 def predict_file(

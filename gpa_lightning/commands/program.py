@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Sequence
-from difflib import get_close_matches
 from importlib import import_module
 
+from gpa_lightning.commands.nearest import did_you_mean
 from gpa_lightning.commands.refusal import refuse
 from gpa_lightning.resuming.checkpoint import VERSION
 
@@ -46,9 +46,7 @@ def main(args: Sequence[str] | None = None) -> int:
         return _function("cli:main")(given)
     if name not in COMMANDS:
         known = [*COMMANDS, *LIGHTNINGS]
-        near = get_close_matches(name, known, 1)
-        meant = f"did you mean {near[0]}?" if near else f"it is one of {', '.join(known)}"
-        return refuse(f"{name}: there is no such command; {meant}")
+        return refuse(f"there is no command {name}{did_you_mean(name, known, listed=False)}")
     place, _ = COMMANDS[name]
     return _function(place)(rest)
 

@@ -24,12 +24,15 @@ def test_its_version(capsys):
 
 @pytest.mark.parametrize(
     ("name", "hint"),
-    [("trian", "did you mean train?"), ("nonsense", "it is one of train")],
+    [
+        ("trian", "did you mean train?"),
+        ("nonsense", "choose from compare, export"),
+    ],
 )
 def test_a_command_that_there_is_not(name, hint, capsys):
     assert main([name]) == 2
     error = capsys.readouterr().err
-    assert error.startswith(f"error: {name}: there is no such command; {hint}")
+    assert error.startswith(f"error: there is no command {name}; {hint}")
     assert error.count("\n") == 1
 
 

@@ -93,7 +93,7 @@ def _processes(trainer: Namespace) -> None:
         raise ArgumentError(
             None,
             f"--devices {devices}: so many processes would stop a machine of {cores} cores; "
-            f"--devices {cores} is the fastest",
+            f"--devices {cores} is one for each",
         )
     if int(devices) > cores:
-        warn(f"--devices {devices} is slower than --devices {cores}, a process for each core")
+        warn(f"--devices {devices}: more processes than the machine has cores, which are {cores}")

@@ -62,7 +62,7 @@ results: $(INSTALLED) ## put the studies' reports and figures into docs/results.
 	  echo; \
 	  sed -e 's/^#/##/' -e 's/^## Comparison/## Four settings, compared/' -e "s#(figure.png)#(results/compare.png)#" \
 	    -e 's/^Every run: .*/Every run: `results.csv`, beside the report that the command writes/' lightning_studies/compare/report.md; \
-	} > docs/results.md
+	} > docs/results.md.new && mv docs/results.md.new docs/results.md
 
 notebook: $(INSTALLED) ## execute docs/lecture.ipynb anew, on the synthetic twin unless there is a data/GPA.csv
 	GPA_CSV= $(BIN)/jupyter-execute --inplace docs/lecture.ipynb

@@ -75,9 +75,10 @@ class HyperparameterTable(Callback):
         """Write the losses of the weights that were tested, and which epoch's they are."""
         losses = {"test": trainer.callback_metrics.get("test_loss")}
         best = trainer.checkpoint_callback
-        if isinstance(best, ModelCheckpoint) and trainer.ckpt_path == best.best_model_path:
+        kept = best if isinstance(best, ModelCheckpoint) and best.monitor else None
+        if kept and trainer.ckpt_path == kept.best_model_path:
             epoch = "best"
-            losses["validation"] = best.best_model_score if best.monitor == "val_loss" else None
+            losses["validation"] = kept.best_model_score if kept.monitor == "val_loss" else None
         else:
             epoch = "last"
             losses["validation"] = self._last_validation

@@ -50,7 +50,7 @@ def assert_lesson(cells: list[dict]) -> None:
     """The lesson shows in the numbers, on whichever table."""
     full = cell_with(cells, "LECTURE_LOSSES")
     losses = [float(line.split()[-1]) for line in shown(full)[-1].splitlines()[1:]]
-    assert len(losses) == 10
+    assert len(losses) == 6
     assert losses[-1] < losses[1] < losses[0]
 
     twice = "\n".join(shown(cell_with(cells, "for calls in")))
@@ -58,7 +58,7 @@ def assert_lesson(cells: list[dict]) -> None:
     assert both == pytest.approx(2 * once, rel=1e-3)
 
     bar, verdict, *_ = shown(cell_with(cells, 'fit("mini-batch"'))
-    assert "epoch 100/100" in bar
+    assert "epoch 60/60" in bar
     assert "Overfitting began after" in verdict
     mini = "\n".join(shown(cell_with(cells, "mini_batch.LECTURE_TEST")))
     here = [float(line.split()[-1]) for line in mini.splitlines() if line.startswith("[")]
@@ -72,7 +72,7 @@ def assert_lesson(cells: list[dict]) -> None:
     assert polynomial[0] < 1e-10 < line[0] < line[1] < polynomial[1]
 
     stopped = "\n".join(shown(cell_with(cells, "EarlyStopping(")))
-    assert int(re.search(r"epoch (\d+)/100", stopped)[1]) < 100
+    assert int(re.search(r"epoch (\d+)/60", stopped)[1]) < 60
     patience = "\n".join(shown(cell_with(cells, "for patience in")))
     lowest = [float(loss) for loss in re.findall(r"validation loss ([\d.]+)", patience)]
     assert len(lowest) == 5

@@ -9,9 +9,9 @@ which run half of the work or more, keep what they were created with.
 
 from __future__ import annotations
 
-import ctypes
-
 import torch
+
+from gpa_lightning.speed.openmp import run_in_team
 
 
 def flushes_denormals() -> bool:
@@ -32,14 +32,5 @@ def flush_denormals(enabled: bool) -> bool:
         Whether the processor supports it.
     """
     supported = bool(torch.set_flush_denormal(enabled))
-    try:
-        run_in_all_threads = ctypes.CDLL(None).GOMP_parallel
-    except (AttributeError, OSError, TypeError):
-        return supported
-
-    def set_in_thread(_: int | None) -> None:
-        torch.set_flush_denormal(enabled)
-
-    callback = ctypes.CFUNCTYPE(None, ctypes.c_void_p)(set_in_thread)
-    run_in_all_threads(callback, None, torch.get_num_threads(), 0)
+    run_in_team(lambda: torch.set_flush_denormal(enabled), torch.get_num_threads())
     return supported

@@ -12,6 +12,7 @@ from torch import nn
 from gpa_lightning.speed import fused_adam, training_loop
 from gpa_lightning.speed.denormals import flush_denormals, flushes_denormals
 from gpa_lightning.speed.stack import FastForward, is_stack
+from gpa_lightning.speed.waiting import WaitingThreads
 
 
 class FastTraining(Callback):
@@ -26,7 +27,8 @@ class FastTraining(Callback):
     - a stack of ``Linear``, ``ReLU`` and ``Dropout`` in an `nn.Sequential` is computed as one
       operation (`stack.py`), its larger matrix products by oneDNN (`onednn.py`);
     - the kernel of a fused Adam or AdamW is called directly (`fused_adam.py`);
-    - denormal numbers are flushed to zero (`denormals.py`).
+    - denormal numbers are flushed to zero (`denormals.py`);
+    - threads that wait for each other sleep while another program needs the cores (`waiting.py`).
 
     The weights are those of a plain fit, to the last bit where no layer is large enough for oneDNN
     (half a million multiplications a batch), to float32's rounding where one is. Whatever has to
@@ -62,6 +64,7 @@ class FastTraining(Callback):
         self._precision_before: str | None = None
         self._flushed_before = False
         self._stacks: list[nn.Module] = []
+        self._waiting: WaitingThreads | None = None
         self._epoch = -1
         self._further_steps = 0
 
@@ -77,6 +80,7 @@ class FastTraining(Callback):
         flush_denormals(True)
         self._precision_before = torch.get_float32_matmul_precision()
         torch.set_float32_matmul_precision(self.matmul_precision)
+        self._waiting = WaitingThreads()
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Leave the module and the processor as they were found."""
@@ -87,6 +91,9 @@ class FastTraining(Callback):
             flush_denormals(self._flushed_before)
             torch.set_float32_matmul_precision(self._precision_before)
             self._precision_before = None
+        if self._waiting:
+            self._waiting.close()
+            self._waiting = None
 
     def on_exception(
         self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
@@ -103,6 +110,9 @@ class FastTraining(Callback):
         batch_idx: int,
     ) -> None:
         """Take the steps that follow Lightning's own."""
+        waiting = self._waiting
+        assert waiting
+        waiting.look()
         if trainer.current_epoch != self._epoch:  # at whose start callbacks may change settings
             self._epoch = trainer.current_epoch
             alone = training_loop.acts_between_batches(trainer, self)
@@ -122,5 +132,6 @@ class FastTraining(Callback):
                 direct_step(following, index)
             else:
                 training_loop.lightning_step(trainer, following, index)
+            waiting.look()
             if training_loop.count_logged(trainer) != logged:
                 return  # Lightning is to end the batch that has logged something

@@ -8,6 +8,8 @@ the name.
 
 from __future__ import annotations
 
+import functools
+
 import torch
 from torch import Tensor
 from torch.nn import functional
@@ -22,6 +24,14 @@ def is_available() -> bool:
 
 
 AVAILABLE = is_available()
+
+
+@functools.cache
+def multiplies_bfloat16() -> bool:
+    """Tell whether this processor has instructions for products of bfloat16 numbers."""
+    return AVAILABLE and (
+        torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    )
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None, relu: bool = False) -> Tensor:
@@ -56,6 +66,7 @@ def weight_gradient(grad: Tensor, x: Tensor) -> Tensor:
     Returns:
         Shape ``(out_features, in_features)``.
     """
-    if AVAILABLE and x.shape[1] < grad.shape[1] and x.numel() * grad.shape[1] >= _LEAST_WORK:
+    large = AVAILABLE and x.numel() * grad.shape[1] >= _LEAST_WORK
+    if large and grad.dtype == torch.float32 and x.shape[1] < grad.shape[1]:
         return linear(x.T, grad.T).T.contiguous()  # this side leaves less to transpose
     return linear(grad.T, x.T)

@@ -107,18 +107,27 @@ class FastForward:
 
     def __call__(self, x: Tensor) -> Tensor:
         """Compute the output, shape ``(batch, out_features)``, from ``(batch, in_features)``."""
-        stack = read_stack(self.sequential) if _computes_plainly(x) else None
+        dtype = _product_dtype()
+        stack = read_stack(self.sequential) if dtype and _computes_plainly(x) else None
         if stack is None:
             return nn.Sequential.forward(self.sequential, x)  # type: ignore[no-any-return, no-untyped-call]
         parameters = [p for layer in stack.linears for p in (layer.weight, layer.bias)]
         output: Tensor = _FullyConnected.apply(  # type: ignore[no-untyped-call]
-            x, stack.dropouts, *parameters
+            x, dtype, stack.dropouts, *parameters
         )
         return output
 
 
+def _product_dtype() -> torch.dtype | None:
+    """Return the type in which matrices are multiplied, or None if it is another than the two."""
+    if not torch.is_autocast_enabled("cpu"):
+        return torch.float32
+    dtype = torch.get_autocast_dtype("cpu")
+    return dtype if dtype == torch.bfloat16 and onednn.multiplies_bfloat16() else None
+
+
 def _computes_plainly(x: Tensor) -> bool:
-    """Tell whether a batch is computed in float32 on a CPU, and nobody transforms the operations.
+    """Tell whether a batch is of float32 on a CPU, and nobody transforms the operations.
 
     There is no public name for the last three: hooks on all modules, the transforms of
     `torch.func` (which PyTorch's own `autograd.Function` looks for in the same way), and dispatch
@@ -129,7 +138,6 @@ def _computes_plainly(x: Tensor) -> bool:
         and x.dim() == 2
         and x.dtype == torch.float32
         and x.device.type == "cpu"
-        and not torch.is_autocast_enabled("cpu")
         and not torch.compiler.is_compiling()
         and not torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
         and not _has_any_global_hook()  # type: ignore[no-untyped-call]
@@ -139,67 +147,74 @@ def _computes_plainly(x: Tensor) -> bool:
 
 
 class _FullyConnected(torch.autograd.Function):
-    """Linear layers with ReLU (and dropout) between them."""
+    """Linear layers with ReLU (and dropout) between them, in float32 or as autocast rounds them."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, dropouts: Sequence[float], *parameters: Tensor) -> Tensor:
-        weights, biases = parameters[::2], parameters[1::2]
-        inputs = [x]  # of each layer
+    def forward(
+        ctx: Any, x: Tensor, dtype: torch.dtype, dropouts: Sequence[float], *parameters: Tensor
+    ) -> Tensor:
+        # as autocast has it: products in `dtype`; the weights, and their gradients, in float32
+        rounded = [parameter.to(dtype) for parameter in parameters]
+        weights, biases = rounded[::2], rounded[1::2]
+        hiddens: list[Tensor] = []
+        inputs = x.to(dtype)  # of the next layer
         for weight, bias, dropout in zip(weights, biases, dropouts, strict=False):
-            hidden = onednn.linear(inputs[-1], weight, bias, relu=True)
+            inputs = onednn.linear(inputs, weight, bias, relu=True)
             if dropout:
-                functional.dropout(hidden, dropout, inplace=True)  # the numbers `nn.Dropout` draws
-            inputs.append(hidden)
-        output = onednn.linear(inputs[-1], weights[-1], biases[-1])
-        ctx.dropouts = dropouts
-        ctx.save_for_backward(*inputs, *parameters)
+                functional.dropout(inputs, dropout, inplace=True)  # the numbers `nn.Dropout` draws
+            hiddens.append(inputs)
+        output = onednn.linear(inputs, weights[-1], biases[-1])
+        ctx.dropouts, ctx.weights = dropouts, weights
+        ctx.save_for_backward(x, *hiddens, *parameters)
         return output
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        x_needed, _, *needed = ctx.needs_input_grad
-        saved = ctx.saved_tensors
-        layers = len(needed) // 2
-        inputs, parameters = saved[:layers], saved[layers:]
+        x_needed, _, _, *needed = ctx.needs_input_grad
+        layers = len(ctx.weights)
+        x, *rest = ctx.saved_tensors
+        hiddens, parameters = rest[: layers - 1], rest[layers - 1 :]
         if torch.is_grad_enabled():  # the gradient is to be differentiated again
-            return _differentiable(inputs, ctx.dropouts, parameters, grad, ctx.needs_input_grad)
+            return _differentiable(x, hiddens, ctx.dropouts, parameters, grad, ctx.needs_input_grad)
+        inputs = [x.to(grad.dtype), *hiddens]
         gradients: list[Tensor | None] = [None] * len(needed)
         for depth in reversed(range(layers)):
             if needed[2 * depth]:
-                gradients[2 * depth] = onednn.weight_gradient(grad, inputs[depth])
+                gradients[2 * depth] = onednn.weight_gradient(grad, inputs[depth]).to(x.dtype)
             if needed[2 * depth + 1]:
-                gradients[2 * depth + 1] = grad.sum(0)
+                gradients[2 * depth + 1] = grad.sum(0).to(x.dtype)
             if not (x_needed or any(needed[: 2 * depth])):
-                return None, None, *gradients
-            grad = onednn.linear(grad, parameters[2 * depth].T)
+                return None, None, None, *gradients
+            grad = onednn.linear(grad, ctx.weights[depth].T)
             if depth:
                 # a unit that ReLU or dropout has zeroed passes nothing on
                 hidden, dropout = inputs[depth], ctx.dropouts[depth - 1]
                 if dropout:
-                    grad.mul_(_scale(dropout))
+                    grad.mul_(_scale(dropout, grad.dtype))
                 torch.ops.aten.threshold_backward.grad_input(grad, hidden, 0, grad_input=grad)
-        return grad, None, *gradients
+        return grad.to(x.dtype), None, None, *gradients
 
 
-def _scale(dropout: float) -> float:
+def _scale(dropout: float, dtype: torch.dtype) -> float:
     """Return what `nn.Dropout` multiplies the units by that it keeps, rounded as it rounds."""
-    return torch.ones(()).div_(1 - dropout).item()
+    return torch.ones((), dtype=dtype).div_(1 - dropout).item()
 
 
 def _differentiable(
-    inputs: Sequence[Tensor],
+    x: Tensor,
+    hiddens: Sequence[Tensor],
     dropouts: Sequence[float],
     parameters: Sequence[Tensor],
     grad: Tensor,
     needs_grad: Sequence[bool],
 ) -> tuple[Tensor | None, ...]:
     """Compute the gradients by autograd, with a graph of their own."""
-    x, *hiddens = inputs
-    output = functional.linear(x, parameters[0], parameters[1])
+    layers = [parameter.to(grad.dtype) for parameter in parameters]
+    output = functional.linear(x.to(grad.dtype), layers[0], layers[1])
     for depth, (hidden, dropout) in enumerate(zip(hiddens, dropouts, strict=True), start=1):
-        passed_on = (hidden > 0) * _scale(dropout)  # by ReLU and dropout
-        output = functional.linear(output * passed_on, *parameters[2 * depth : 2 * depth + 2])
-    everything = [x, None, *parameters]
+        passed_on = (hidden > 0).to(grad.dtype) * _scale(dropout, grad.dtype)  # by ReLU and dropout
+        output = functional.linear(output * passed_on, *layers[2 * depth : 2 * depth + 2])
+    everything = [x, None, None, *parameters]
     needed = [t for t, needs in zip(everything, needs_grad, strict=True) if needs and t is not None]
     found = iter(torch.autograd.grad(output, needed, grad, create_graph=True))
     return tuple(next(found) if needs else None for needs in needs_grad)

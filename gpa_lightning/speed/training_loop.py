@@ -87,7 +87,7 @@ def steps_plainly(trainer: Trainer) -> bool:
     return (
         kind.__module__.startswith("torch.optim.")
         and kind is not LBFGS  # which calls forward and backward itself, several times
-        and trainer.precision == "32-true"
+        and trainer.precision in ("32-true", "bf16-mixed")
         and type(trainer.strategy) is SingleDeviceStrategy
         and trainer.strategy.root_device.type == "cpu"
         and not trainer.gradient_clip_val
@@ -202,6 +202,7 @@ class DirectStep:
     def __init__(self, trainer: Trainer, take: Callable[[], object], own: Callback) -> None:
         self._trainer, self._module = trainer, trainer.lightning_module
         self._optimizer, self._take = trainer.optimizers[0], take
+        self._precision = trainer.precision_plugin
         self._progress = trainer.fit_loop.epoch_loop.automatic_optimization.optim_progress
         self._weights = [w for group in self._optimizer.param_groups for w in group["params"]]
         callbacks = trainer.callbacks  # type: ignore[attr-defined]
@@ -218,7 +219,8 @@ class DirectStep:
         self._progress.optimizer.step.increment_ready()
         self._module._current_fx_name = "training_step"
         arguments = (batch, index) if self._with_index else (batch,)
-        output = self._module.training_step(*arguments)
+        with self._precision.train_step_context():
+            output = self._module.training_step(*arguments)
         loss = output["loss"] if isinstance(output, Mapping) else output
         self._call("on_before_zero_grad", self._optimizer)
         for weight in self._weights:  # `Optimizer.zero_grad` does this in ten times the time

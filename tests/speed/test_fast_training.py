@@ -400,7 +400,7 @@ CASES = {
     ),
     "accumulated gradients": (Regressor, {"accumulate_grad_batches": 3}, 0),
     "clipping": (Regressor, {"gradient_clip_val": 1e-3}, 0),
-    "bfloat16": (Regressor, {"precision": "bf16-mixed"}, 0),
+    "bfloat16": (Regressor, {"precision": "bf16-mixed"}, FURTHER),
     "double precision": (Regressor, {"precision": "64-true"}, 0),
     "a profiler": (Regressor, {"profiler": "simple"}, 0),
     "validation within the epoch": (Regressor, {"val_check_interval": 0.25}, 18),

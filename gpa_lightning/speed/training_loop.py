@@ -10,14 +10,17 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
+import torch
 from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint, ProgressBar, Timer
 from lightning.pytorch.profilers import PassThroughProfiler
-from lightning.pytorch.strategies import SingleDeviceStrategy
+from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
 from lightning.pytorch.utilities.model_helpers import is_overridden
 from lightning.pytorch.utilities.signature_utils import is_param_in_hook_signature
 from torch.optim import LBFGS
 from torchmetrics import Metric
+
+from gpa_lightning.speed.processes import SharedGradients
 
 BATCH_HOOKS = ("on_train_batch_start", "on_train_batch_end")
 STEP_HOOKS = (
@@ -88,11 +91,23 @@ def steps_plainly(trainer: Trainer) -> bool:
         kind.__module__.startswith("torch.optim.")
         and kind is not LBFGS  # which calls forward and backward itself, several times
         and trainer.precision in ("32-true", "bf16-mixed")
-        and type(trainer.strategy) is SingleDeviceStrategy
+        and (type(trainer.strategy) is SingleDeviceStrategy or _averages_plainly(trainer))
         and trainer.strategy.root_device.type == "cpu"
         and not trainer.gradient_clip_val
         and not overrides(module, LightningModule, STEP_HOOKS + STEP_METHODS + TRANSFER_HOOKS)
         and (data is None or not overrides(data, LightningDataModule, TRANSFER_HOOKS))
+    )
+
+
+def _averages_plainly(trainer: Trainer) -> bool:
+    """Tell whether several processes take the mean of their gradients, and do nothing besides."""
+    strategy = trainer.strategy
+    return (
+        type(strategy) is DDPStrategy
+        # set by arguments, for which it has no public names
+        and not (strategy._ddp_kwargs or strategy._ddp_comm_hook or strategy._model_averager)
+        and all(weight.dtype == torch.float32 for weight in trainer.lightning_module.parameters())
+        and not any(getattr(m, "sparse", False) for m in trainer.lightning_module.modules())
     )
 
 
@@ -203,6 +218,7 @@ class DirectStep:
         self._trainer, self._module = trainer, trainer.lightning_module
         self._optimizer, self._take = trainer.optimizers[0], take
         self._precision = trainer.precision_plugin
+        self._shared = SharedGradients(self._module) if trainer.world_size > 1 else None
         self._progress = trainer.fit_loop.epoch_loop.automatic_optimization.optim_progress
         self._weights = [w for group in self._optimizer.param_groups for w in group["params"]]
         callbacks = trainer.callbacks  # type: ignore[attr-defined]
@@ -219,6 +235,8 @@ class DirectStep:
         self._progress.optimizer.step.increment_ready()
         self._module._current_fx_name = "training_step"
         arguments = (batch, index) if self._with_index else (batch,)
+        if self._shared:
+            self._shared.share_buffers()
         with self._precision.train_step_context():
             output = self._module.training_step(*arguments)
         loss = output["loss"] if isinstance(output, Mapping) else output
@@ -228,6 +246,8 @@ class DirectStep:
         if loss is not None:
             self._call("on_before_backward", loss)
             loss.backward()
+            if self._shared:
+                self._shared.average()
             self._call("on_after_backward")
         self._call("on_before_optimizer_step", self._optimizer)
         self._take()

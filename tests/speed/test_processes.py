@@ -1,0 +1,99 @@
+"""Direct steps in two processes: the weights that Lightning's own steps lead to."""
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+from processes import PROJECT, run
+
+PROGRAM = """
+import json
+
+import torch
+from lightning.pytorch import LightningModule, Trainer, seed_everything
+from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
+
+from gpa_lightning import FullyConnectedNetwork
+from gpa_lightning.speed import FastTraining, training_loop
+
+
+class Plain(LightningModule):
+    def __init__(self):
+        super().__init__()
+        self.network = FullyConnectedNetwork(9, (32, 16), dropout=0.2)
+
+    def training_step(self, batch, index):
+        x, y = batch
+        return nn.functional.mse_loss(self.network(x), y)
+
+    def configure_optimizers(self):
+        return torch.optim.Adam(self.parameters(), 0.01, fused=True)
+
+
+class Frozen(Plain):
+    def __init__(self):
+        super().__init__()
+        self.network.layers[0].requires_grad_(False)
+
+
+class BatchNorm(Plain):
+    def __init__(self):
+        super().__init__()
+        self.network = nn.Sequential(nn.Linear(9, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, 1))
+
+
+class Counted(training_loop.DirectStep):
+    steps = 0
+
+    def __call__(self, batch, index):
+        Counted.steps += 1
+        super().__call__(batch, index)
+
+
+training_loop.DirectStep = Counted
+seed_everything(0)
+x = torch.randn(400, 9)
+rows = TensorDataset(x, x.sum(1, keepdim=True))
+CASES = {
+    "plain": (Plain, {}),
+    "a frozen layer": (Frozen, {}),
+    "batch norm": (BatchNorm, {}),
+    "bfloat16": (Plain, {"precision": "bf16-mixed"}),
+    "unused weights allowed": (Plain, {"strategy": "ddp_find_unused_parameters_true"}),
+}
+for name, (module, flags) in CASES.items():
+    fitted = []
+    for callbacks in ([], [FastTraining()]):
+        seed_everything(1, verbose=False)
+        Counted.steps = 0
+        trainer = Trainer(
+            **{"strategy": "ddp", **flags}, devices=2, accelerator="cpu", max_epochs=2,
+            callbacks=callbacks, logger=False, enable_checkpointing=False,
+            enable_progress_bar=False, enable_model_summary=False,
+        )
+        trainer.fit(module(), DataLoader(rows, batch_size=20, shuffle=True))
+        fitted.append(trainer.lightning_module.state_dict())
+    plain, fast = fitted
+    difference = max((plain[key] - fast[key]).abs().max().item() for key in plain)
+    if trainer.is_global_zero:
+        print(json.dumps([name, Counted.steps, difference]))
+"""
+FURTHER = 2 * (400 // 2 // 20 - 1)  # batches but the first of each epoch
+
+
+@pytest.mark.slow
+def test_the_weights_are_those_of_lightnings_steps(tmp_path):
+    Path(tmp_path / "program.py").write_text(PROGRAM)
+    environment = {**os.environ, "PYTHONPATH": str(PROJECT)}
+    result = run(tmp_path / "program.py", cwd=tmp_path, env=environment)
+    assert result.returncode == 0, result.stderr
+    lines = [line for line in result.stdout.splitlines() if line.startswith("[")]
+    taken = {name: steps for name, steps, _ in map(json.loads, lines)}
+    assert taken == {
+        **dict.fromkeys(["plain", "a frozen layer", "batch norm", "bfloat16"], FURTHER),
+        "unused weights allowed": 0,
+    }
+    for name, _, difference in map(json.loads, lines):
+        assert difference < 1e-6, name

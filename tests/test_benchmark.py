@@ -1,3 +1,4 @@
+from collections import defaultdict
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -11,7 +12,7 @@ from rich.console import Console
 from gpa_lightning.benchmark import contest, main, rounds, scaling
 from gpa_lightning.benchmark.ablations import ABLATIONS
 from gpa_lightning.benchmark.contenders import CONTENDERS
-from gpa_lightning.benchmark.contest import hindrance, hold_contest
+from gpa_lightning.benchmark.contest import BESIDES, EVERYONE, hindrance, hold_contest
 from gpa_lightning.benchmark.rounds import TaskError, measure, run_rounds
 from gpa_lightning.benchmark.scaling import measure_scaling
 from gpa_lightning.benchmark.task import Measurement, Meter, Task
@@ -39,8 +40,11 @@ def identical_students(tmp_path):
 def tables(folder):
     """The tables' lines in a report, split into cells, by their first cell."""
     page = (folder / "benchmark.md").read_text(encoding="utf-8")
-    lines = [line.strip("| ").split(" | ") for line in page.splitlines() if line.startswith("|")]
-    return {name: cells for name, *cells in lines}
+    lines = [line[1:-1].split("|") for line in page.splitlines() if line.startswith("|")]
+    cells = defaultdict(list)
+    for name, *others in lines:
+        cells[name.strip()] += [cell.strip() for cell in others]
+    return cells
 
 
 def validation_mses(folder):
@@ -66,9 +70,9 @@ def measurement(seconds, memory=0, val_loss=0.5):
 @pytest.mark.slow
 def test_two_contenders_take_the_same_steps(identical_students, tmp_path, monkeypatch):
     def measure_one_in_this_process(task):
-        if task.contender == "lecture":
-            return CONTENDERS["lecture"].run(task, Meter())
-        return measure(task)
+        if task.contender == "this-project":
+            return measure(task)
+        return EVERYONE[task.contender].run(task, Meter())
 
     monkeypatch.setattr(rounds, "measure", measure_one_in_this_process)
     monkeypatch.chdir(tmp_path)
@@ -130,9 +134,50 @@ def test_ratios_are_medians_of_those_within_the_rounds(monkeypatch, tmp_path):
     monkeypatch.setattr(contest, "find_spec", lambda package: None)
     hold_contest(TASK, ["this-project", "lecture", "jax"], 3, "a table", SILENT).save(tmp_path)
     measured = tables(tmp_path)
-    assert measured["this project"][:5] == ["1.200", "1.000 to 3.000", "0.50", "1.00", "9.00"]
+    assert measured["this project"][:4] == ["1.200", "1.000 to 3.000", "0.50", "1.00"]
+    assert measured["this project"][measured["contender"].index("first epoch, s")] == "9.00"
     assert measured["the lecture's loop"][2:4] == ["1.00", "0.50"]
     assert measured["JAX lax.scan"][0] == "skipped: jax and optax not installed"
+
+
+def test_how_restless_the_machine_was_is_said(monkeypatch, tmp_path):
+    def page(*seconds_again):
+        outcomes = {
+            "this-project": [measurement(1.0)] * 3,
+            "lecture": [measurement(2.0)] * 3,
+            "lecture-again": [measurement(seconds) for seconds in seconds_again],
+            "limit": [replace(measurement(0.8), rates={"oneDNN": 212.6})] * 3,
+        }
+        monkeypatch.setattr(contest, "run_rounds", lambda *_: outcomes)
+        report = hold_contest(TASK, ["this-project", "lecture"], 3, "a table", SILENT)
+        assert " machine: twice" in report.chart.axes[0].get_title()
+        report.save(tmp_path)
+        return report.page
+
+    quiet, restless = page(2.0, 2.1, 3.0), page(2.3, 2.0, 1.6)
+    assert "a quiet machine: twice the same training differed by 5% (median), 50% (most)" in quiet
+    assert "a restless machine: twice the same training differed by 15% (median)" in restless
+    assert "213 GFLOP/s by oneDNN" in quiet
+    measured = tables(tmp_path)
+    limit = measured["contender"].index("limit")
+    assert measured["this project"][limit] == "0.80"
+    assert measured["the lecture's loop"][limit] == "0.40"
+    assert "the lecture's loop, again" not in measured
+
+
+def test_the_report_fits_into_eighty_columns(monkeypatch, capsys, twin, tmp_path):
+    def run_rounds(tasks, *_):
+        return {name: [measurement(1.234)] * 2 for name in tasks}
+
+    monkeypatch.setattr(contest, "run_rounds", run_rounds)
+    monkeypatch.setattr(contest, "find_spec", lambda package: package)
+    monkeypatch.setenv("COLUMNS", "80")
+    assert main([f"--data.path={twin}", f"--output={tmp_path}"]) == 0
+    printed = capsys.readouterr().out
+    assert "…" not in printed
+    for title in (contender.title for contender in CONTENDERS.values()):
+        lines = [line.strip() for line in printed.splitlines() if line.strip().startswith(title)]
+        assert len(lines) == 2, title
 
 
 def test_full_batch_mode_has_its_own_contenders_and_batches(twin, monkeypatch, tmp_path):
@@ -144,7 +189,7 @@ def test_full_batch_mode_has_its_own_contenders_and_batches(twin, monkeypatch, t
 
     monkeypatch.setattr(contest, "run_rounds", run_rounds)
     assert main(["--mode=full-batch", f"--data.path={twin}", f"--output={tmp_path}"]) == 0
-    assert tasks.keys() == {"this-project", "lecture"}
+    assert tasks.keys() == {"this-project", "lecture", *BESIDES}
     assert {task.data["batch_size"] for task in tasks.values()} == {"full"}
 
 
@@ -249,12 +294,12 @@ def test_a_program_is_busy_beside_what_is_measured(identical_students, tmp_path,
     def measure_one(task):
         children = psutil.Process().children()
         beside.extend(child for child in children if "while True" in child.cmdline()[-1])
-        return CONTENDERS[task.contender].run(task, Meter())
+        return EVERYONE[task.contender].run(task, Meter())
 
     monkeypatch.setattr(rounds, "measure", measure_one)
     monkeypatch.chdir(tmp_path)
     flags = ["--mode=load", "--threads=1", "--epochs=2", "--rounds=1", "--contenders", "lecture"]
     assert main([*flags, f"--data.path={identical_students}", "--output=report"]) == 0
-    (neighbour,) = beside
+    (neighbour,) = set(beside)
     assert not neighbour.is_running()
     assert "beside a program that keeps one core busy" in Path("report/benchmark.md").read_text()

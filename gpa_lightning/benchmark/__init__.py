@@ -27,7 +27,8 @@ from rich.console import Console
 from rich.markdown import Markdown
 
 from gpa_lightning.benchmark.ablations import ABLATIONS
-from gpa_lightning.benchmark.contest import EVERYONE, hold_contest
+from gpa_lightning.benchmark.contenders import CONTENDERS
+from gpa_lightning.benchmark.contest import hold_contest
 from gpa_lightning.benchmark.neighbour import busy_neighbour
 from gpa_lightning.benchmark.scaling import BATCH_SIZES, ROWS, measure_scaling
 from gpa_lightning.benchmark.task import Task
@@ -108,7 +109,7 @@ def _parser() -> ArgumentParser:
     add(
         "--contenders",
         nargs="+",
-        choices=list(EVERYONE),
+        choices=[*CONTENDERS, *ABLATIONS],
         help="Who takes part; by default all that the mode has. Scaling has this project alone.",
     )
     for flag, place in (("--epochs", 0), ("--rounds", 1)):

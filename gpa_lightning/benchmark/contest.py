@@ -11,20 +11,30 @@ from matplotlib.figure import Figure
 from rich.console import Console
 
 from gpa_lightning.benchmark.ablations import ABLATIONS
-from gpa_lightning.benchmark.contenders import CONTENDERS
+from gpa_lightning.benchmark.contenders import CONTENDERS, Contender
+from gpa_lightning.benchmark.limit import matrix_products
 from gpa_lightning.benchmark.report import Report, hardware, heading, table
 from gpa_lightning.benchmark.rounds import run_rounds
 from gpa_lightning.benchmark.task import Measurement, Task
 
-EVERYONE = CONTENDERS | ABLATIONS
+LIMIT, AGAIN = "limit", "lecture-again"
+BESIDES = {
+    LIMIT: Contender("its matrix products alone", matrix_products, full_batch=True, gpu=False),
+    AGAIN: replace(CONTENDERS["lecture"], title="the lecture's loop, again"),
+}
+"""What is measured beside the contenders: how fast it could be, and how restless the machine is."""
+
+EVERYONE = CONTENDERS | ABLATIONS | BESIDES
+RESTLESS = 0.1  # of the time of the same training, measured twice in a round
 
 Outcomes = Mapping[str, "list[Measurement] | str"]
 
 NOTES = """
 - s/epoch: of a round, the median after the first two epochs, validation included; then the median \
 and the range of the rounds.
-- ÷ lecture's, ours ÷ it: its time over that of the lecture's loop, and this project's over its; \
-the median of the ratios within each round.
+- ÷ lecture, ours ÷: its time over that of the lecture's loop, and this project's over its; \
+limit: the time of its matrix products alone, each by the faster library, over its. Each is the \
+median of the ratios within each round.
 - first epoch: compilation and start-up are part of it, imports and reading the table are not.
 - memory: the peak beyond the imports, the table included; on a GPU, that of the GPU.
 - val. MSE: the validation MSE of the last epoch's weights. All but scikit-learn start from the \
@@ -60,15 +70,23 @@ def hold_contest(
     size = task.data["batch_size"]
     if names is None:
         names = [name for name in CONTENDERS if size != "full" or CONTENDERS[name].full_batch]
+    besides = [name for name in BESIDES if not hindrance(name, task)]
+    if "lecture" not in names:
+        besides.remove(AGAIN)
     skipped = {name: f"skipped: {why}" for name in names if (why := hindrance(name, task))}
+    names = [*names, *besides]
     tasks = {name: replace(task, contender=name) for name in names if name not in skipped}
     outcomes = run_rounds(tasks, rounds, console) | skipped
     title = "full-batch training" if size == "full" else f"mini-batch training, {size} rows a batch"
     if busy:
         title += ", beside a program that keeps one core busy"
-    page = f"{heading(title.capitalize(), task, rounds, data)}\n{_table(outcomes)}{NOTES}"
-    where = f"{hardware(task.device)}, CPU threads: {task.threads}"
-    return Report(page, _chart(outcomes, f"{title}\n{where}"))
+    again = outcomes.pop(AGAIN, "")
+    noise = _noise(outcomes.get("lecture", ""), again)
+    more = {"matrix products": _rates(outcomes.get(LIMIT, "")), "noise": noise}
+    head = heading(title.capitalize(), task, rounds, data, more)
+    page = f"{head}\n{_speeds(outcomes)}\n{_costs(outcomes)}{NOTES}"
+    where = f"{hardware(task.device)}, CPU threads: {task.threads}\n{noise}"
+    return Report(page, _chart(outcomes, f"{title}\n{where}".strip()))
 
 
 def hindrance(name: str, task: Task) -> str | None:
@@ -82,30 +100,68 @@ def hindrance(name: str, task: Task) -> str | None:
     return None
 
 
-def _table(outcomes: Outcomes) -> str:
+def _noise(lecture: list[Measurement] | str, again: list[Measurement] | str) -> str:
+    """Say how much the time of the same training differed within a round."""
+    if isinstance(lecture, str) or isinstance(again, str):
+        return ""
+    apart = [abs(b.seconds / a.seconds - 1) for a, b in zip(lecture, again, strict=True)]
+    machine = "restless" if median(apart) > RESTLESS else "quiet"
+    return (
+        f"a {machine} machine: twice the same training differed by {median(apart):.0%} "
+        f"(median), {max(apart):.0%} (most)"
+    )
+
+
+def _rates(limit: list[Measurement] | str) -> str:
+    """Say how fast each library multiplies matrices of these shapes."""
+    if isinstance(limit, str) or not limit:
+        return ""
+    return ", ".join(
+        f"{median(each.rates[library] for each in limit):.0f} GFLOP/s by {library}"
+        for library in limit[0].rates
+    )
+
+
+def _speeds(outcomes: Outcomes) -> str:
     rows = []
-    for name in sorted(outcomes, key=lambda name: _seconds(outcomes[name])):
-        outcome, contender = outcomes[name], EVERYONE[name]
+    for name in _in_order(outcomes):
+        outcome = outcomes[name]
         if isinstance(outcome, str):
-            rows.append([contender.title, outcome])
+            rows.append([EVERYONE[name].title, outcome])
             continue
         seconds = [measurement.seconds for measurement in outcome]
         rows.append(
             [
-                contender.title,
+                EVERYONE[name].title,
                 f"{median(seconds):.3f}",
                 f"{min(seconds):.3f} to {max(seconds):.3f}",
                 _ratio(outcome, outcomes.get("lecture", "")),
                 _ratio(outcomes.get("this-project", ""), outcome),
-                f"{median(m.epoch_seconds[0] for m in outcome):.2f}",
-                f"{median(m.device_memory or m.memory for m in outcome) / 1e6:.0f}",
-                f"{median(m.val_loss for m in outcome):.4f}",
-                "its own" if contender.validates else "by hand",
+                _ratio(outcomes.get(LIMIT, ""), outcome),
             ]
         )
-    header = ["contender", "s/epoch", "range", "÷ lecture's", "ours ÷ it", "first epoch, s"]
-    header += ["memory, MB", "val. MSE", "validation"]
-    return table(header, rows)
+    return table(["contender", "s/epoch", "range", "÷ lecture", "ours ÷", "limit"], rows)
+
+
+def _costs(outcomes: Outcomes) -> str:
+    rows = []
+    for name in _in_order(outcomes):
+        outcome, contender = outcomes[name], EVERYONE[name]
+        if not isinstance(outcome, str) and name not in BESIDES:
+            rows.append(
+                [
+                    contender.title,
+                    f"{median(m.epoch_seconds[0] for m in outcome):.2f}",
+                    f"{median(m.device_memory or m.memory for m in outcome) / 1e6:.0f}",
+                    f"{median(m.val_loss for m in outcome):.4f}",
+                    "its own" if contender.validates else "by hand",
+                ]
+            )
+    return table(["contender", "first epoch, s", "memory, MB", "val. MSE", "validation"], rows)
+
+
+def _in_order(outcomes: Outcomes) -> list[str]:
+    return sorted(outcomes, key=lambda name: _seconds(outcomes[name]))
 
 
 def _seconds(outcome: list[Measurement] | str) -> float:
@@ -123,7 +179,7 @@ def _ratio(over: list[Measurement] | str, under: list[Measurement] | str) -> str
 def _chart(outcomes: Outcomes, title: str) -> Figure:
     """Draw bars of seconds an epoch; this project's is black, so that no colour is needed."""
     measured = {name: o for name, o in outcomes.items() if not isinstance(o, str)}
-    names = sorted(measured, key=lambda name: _seconds(measured[name]))
+    names = [name for name in _in_order(measured) if name not in BESIDES]
     figure = Figure(figsize=(8, 1.5 + 0.4 * len(names)), layout="constrained")
     axes = figure.add_subplot(title=title, xlabel="seconds per epoch (line: range of the rounds)")
     for place, name in enumerate(names):
@@ -133,6 +189,11 @@ def _chart(outcomes: Outcomes, title: str) -> Figure:
         axes.barh(place, middle, color=color, edgecolor="black")
         axes.plot([min(seconds), max(seconds)], [place, place], color="0.5", marker="|")
         axes.text(max(seconds), place, f"  {middle:.3g}", verticalalignment="center")
+    if LIMIT in measured:
+        limit = _seconds(measured[LIMIT])
+        label = f"{EVERYONE[LIMIT].title}: {limit:.3g}"
+        axes.axvline(limit, color="black", linestyle="--", label=label)
+        axes.legend(loc="lower right")
     axes.set_yticks(range(len(names)), [EVERYONE[name].title for name in names])
     axes.invert_yaxis()
     axes.margins(x=0.1)

@@ -6,12 +6,11 @@ from dataclasses import asdict
 
 import torch
 
-from gpa_lightning.benchmark.ablations import ABLATIONS
-from gpa_lightning.benchmark.contenders import CONTENDERS
+from gpa_lightning.benchmark.contest import EVERYONE
 from gpa_lightning.benchmark.task import Meter, Task
 
 if __name__ == "__main__":
     task = Task(**json.loads(sys.argv[1]))
     torch.set_num_threads(task.threads)
-    measurement = (CONTENDERS | ABLATIONS)[task.contender].run(task, Meter())
+    measurement = EVERYONE[task.contender].run(task, Meter())
     sys.stdout.write("\n" + json.dumps(asdict(measurement)))  # below whatever libraries printed

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -37,7 +37,9 @@ def hardware(device: str) -> str:
     return graphics_processor() if device == "cuda" else processor()
 
 
-def heading(title: str, task: Task, rounds: int, data: str) -> str:
+def heading(
+    title: str, task: Task, rounds: int, data: str, more: Mapping[str, str] | None = None
+) -> str:
     """Say on what was measured: hardware, threads, versions, data and settings.
 
     Args:
@@ -45,6 +47,7 @@ def heading(title: str, task: Task, rounds: int, data: str) -> str:
         task: A task of those measured.
         rounds: Number of rounds.
         data: Name and size of the table.
+        more: What else is to be said, by name; nothing where it is empty.
 
     Returns:
         Markdown: the title and a list.
@@ -54,8 +57,9 @@ def heading(title: str, task: Task, rounds: int, data: str) -> str:
         "versions": versions(PACKAGES),
         "data": data,
         "training": f"float32, seed {task.seed}; epochs: {task.epochs}, rounds: {rounds}",
+        **(more or {}),
     }
-    return f"# {title}\n\n" + "".join(f"- {name}: {text}\n" for name, text in lines.items())
+    return f"# {title}\n\n" + "".join(f"- {name}: {text}\n" for name, text in lines.items() if text)
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib import import_module
 from itertools import pairwise
 from pathlib import Path
@@ -72,12 +72,14 @@ class Measurement:
         memory: Peak of the process's memory in bytes, less that after the imports.
         device_memory: Peak of the GPU's memory in bytes, 0 without a GPU.
         val_loss: Validation MSE of the final weights.
+        rates: 10⁹ operations a second of matrix products, by library, if that was measured.
     """
 
     epoch_seconds: list[float]
     memory: int
     device_memory: int
     val_loss: float
+    rates: dict[str, float] = field(default_factory=dict)
 
     @property
     def seconds(self) -> float:
@@ -108,12 +110,18 @@ class Meter:
             torch.cuda.synchronize()
         self._times.append(time.perf_counter())
 
-    def result(self, val_loss: float, device_memory: int | None = None) -> Measurement:
+    def result(
+        self,
+        val_loss: float,
+        device_memory: int | None = None,
+        rates: dict[str, float] | None = None,
+    ) -> Measurement:
         """Return what was noted.
 
         Args:
             val_loss: Validation MSE of the final weights.
             device_memory: Peak of the GPU's memory in bytes, where PyTorch does not know it.
+            rates: Those of a `Measurement`.
         """
         if device_memory is None:
             device_memory = torch.cuda.max_memory_allocated()
@@ -122,6 +130,7 @@ class Meter:
             memory=_memory("VmHWM") - self._imports,
             device_memory=device_memory,
             val_loss=val_loss,
+            rates=rates or {},
         )
 
 

@@ -31,12 +31,10 @@ def readable_range(*curves: Sequence[float]) -> tuple[float, float]:
         >>> readable_range([9.0, 2.0, 0.7, 0.6, 0.5], [1.8, 0.8, 0.7, 0.8, 0.9])
         (0.48, 0.92)
     """
-    losses = [
-        loss
-        for curve in curves
-        if curve
-        for loss in dropwhile(lambda loss, most=2 * median(curve): loss > most, curve)  # type: ignore[misc]
-    ]
+    losses: list[float] = []
+    for curve in filter(len, curves):
+        high = 2 * median(curve)
+        losses += dropwhile(high.__lt__, curve)
     bottom, top = min(losses, default=0.0), max(losses, default=1.0)
     margin = 0.05 * (top - bottom) or 0.05
     return bottom - margin, top + margin

@@ -7,6 +7,7 @@ training and stands exactly where there are as many features as rows.
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,14 +21,18 @@ from gpa_lightning.studies.drawing import MSE, TEST, TRAINING, draw_band, new_ax
 from gpa_lightning.studies.more_data import val_size
 from gpa_lightning.studies.result import Claim, Result
 from gpa_lightning.studies.runs import Outcome, Run, fit_for_steps, perform
-from gpa_lightning.studies.settings import Settings
+from gpa_lightning.studies.settings import Settings, Size
 
 NAME = "double-descent"
 ROWS = 400
 WIDTHS = tuple(2**power for power in range(13))
-QUICK_WIDTHS = (1, 16, 256)
 SHARES = (0.025, 0.05, 0.1, 0.2, 0.4, 0.6, 0.8, 0.9, 1, 1.1, 1.3, 1.7, 2.5, 5, 10, 20)
-QUICK_SHARES = (0.05, 1, 5)
+SIZES: Mapping[Size, tuple[Sequence[int], int, Sequence[float]]] = {
+    "full": (WIDTHS, 6000, SHARES),
+    "quick": (WIDTHS[:11:2], 3000, SHARES[:-2]),
+    "tiny": ((1, 16, 256), 200, (0.05, 1, 5)),
+}
+"""The widths of the networks, their steps, and the random features as shares of the rows."""
 STEPS_AN_EPOCH = 100
 NETWORK, FEATURES = "network", "random features"
 
@@ -75,9 +80,7 @@ def study(settings: Settings) -> Result:
     """Widen both models past the width at which they fit every training row, for each seed."""
     every = settings.data_module(settings.seeds[0], val_size=0.0).rows["training"]
     rows = min(ROWS, every // 2)
-    widths = QUICK_WIDTHS if settings.quick else WIDTHS
-    steps = 200 if settings.quick else 6000
-    shares = QUICK_SHARES if settings.quick else SHARES
+    widths, steps, shares = SIZES[settings.size]
     runs = []
     for seed in settings.repetitions:
         drawn = {"seed": seed, "rows": rows, "of": every}

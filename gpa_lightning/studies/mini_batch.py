@@ -52,7 +52,8 @@ def run(settings: Settings, folder: Path, seed: int, hidden: list[int], epochs: 
 
 def runs(settings: Settings) -> list[Run]:
     """List the runs, one a seed; `overfitting_curve` looks at the same ones."""
-    epochs, hidden = (3, full_batch.QUICK_HIDDEN) if settings.quick else (100, full_batch.HIDDEN)
+    tiny = settings.size == "tiny"
+    epochs, hidden = (3, full_batch.TINY_HIDDEN) if tiny else (100, full_batch.HIDDEN)
     return [
         Run(f"seed-{seed}", run, {"seed": seed, "hidden": list(hidden), "epochs": epochs})
         for seed in settings.repetitions
@@ -104,15 +105,16 @@ def study(settings: Settings) -> Result:
 def _claims(table: pd.DataFrame, tests: pd.DataFrame, full: list[float]) -> list[Claim]:
     mean = table.groupby("epoch").average_train_loss.mean()
     shared = [epoch for epoch in range(10, 100, 10) if epoch in mean]
-    away = max((abs(mean[e] - LECTURE[e // 10]) for e in shared), default=float("nan"))
+    differences = [abs(mean[e] - LECTURE[e // 10]) for e in shared]
+    away = f"{max(differences):.4f}" if differences else f"not known, after {len(mean)} epochs"
     lowest, mini = mean.min(), tests["mini-batch"]
     others = tests.drop(columns=["seed", "mini-batch"])
     return [
         Claim(
             "The lecture's average training losses.",
-            f"Largest difference at epochs 10, 20, ... 90: {away:.4f} (asked for: at most 0.03, "
+            f"Largest difference at epochs 10, 20, ... 90: {away} (asked for: at most 0.03, "
             "since the lecture's seed is not known).",
-            away <= 0.03,
+            bool(max(differences) <= 0.03) if differences else None,
         ),
         Claim(
             "We have never seen sample MSEs so low!",

@@ -22,7 +22,7 @@ from gpa_lightning.resuming.checkpoint import VERSION
 from gpa_lightning.resuming.whole_file import OutputError, whole_file
 from gpa_lightning.studies.settings import Settings
 
-QUICK = "QUICK VERSION: too small to judge anything by, made only to see that all works"
+TINY = "QUICK VERSION: too small to judge anything by, made only to see that all works"
 PACKAGES = ("torch", "lightning", "numpy", "scikit-learn")
 
 
@@ -33,12 +33,12 @@ class Claim:
     Args:
         text: Words of the claim.
         numbers: Measured numbers that decide, and the condition on them.
-        holds: Whether the condition is met.
+        holds: Whether the condition is met; None if the runs are too short to tell.
     """
 
     text: str
     numbers: str
-    holds: bool
+    holds: bool | None
 
 
 @dataclass(frozen=True)
@@ -56,6 +56,7 @@ class Result:
         alt: Description of the figure for those who cannot see it.
         claims: Claims of the lecture, compared with the numbers.
         uses_data: Whether the study uses the GPA table.
+        flags: Flags of the command line that are this study's own, for the report.
     """
 
     name: str
@@ -68,12 +69,22 @@ class Result:
     alt: str
     claims: Sequence[Claim]
     uses_data: bool = True
+    flags: str = ""
 
     def verdicts(self, settings: Settings) -> list[tuple[str, Claim]]:
-        """Return each claim after its verdict, which a quick version does not give."""
-        verdicts = {True: "holds", False: "does not hold"}
-        quick = "not judged (quick)"
-        return [(quick if settings.quick else verdicts[c.holds], c) for c in self.claims]
+        """Return each claim after its verdict, which a small version does not give."""
+        verdicts = {True: "holds", False: "does not hold", None: "not judged (too short)"}
+        if settings.size != "full":
+            verdicts = dict.fromkeys(verdicts, "not judged (quick)")
+        return [(verdicts[claim.holds], claim) for claim in self.claims]
+
+    def mark(self, settings: Settings) -> str:
+        """Return what tells a small version from a result; nothing for the full one."""
+        if settings.size == "quick":
+            most = min(settings.most_rows or 0, settings.provenance.rows) if self.uses_data else 0
+            rows = f", {most:,} rows" if most else ""
+            return f"quick look: one seed{rows}; not a result"
+        return TINY if settings.size == "tiny" else ""
 
     def save(self, settings: Settings) -> Path:
         """Write the figure, the table and the report, all of them or none.
@@ -89,16 +100,16 @@ class Result:
             OutputError: If they cannot be written.
         """
         folder = settings.output / self.name
-        if settings.quick:
-            self.figure.suptitle(QUICK, fontsize="small")
+        if mark := self.mark(settings):
+            self.figure.suptitle(mark, fontsize="small")
         save(folder, self.figure, self.table, self.report(settings))
         return folder
 
     def report(self, settings: Settings) -> str:
         """Return the report, as Markdown."""
         parts = [f"# {self.title}"]
-        if settings.quick:
-            parts.append(f"**{QUICK}.**")
+        if mark := self.mark(settings):
+            parts.append(f"**{mark}.**")
         parts += [f"> {self.lecture}", self.method, f"![{self.alt}](figure.png)", "## Claims"]
         parts += [
             f"- **{verdict}**: {claim.text}  \n  {claim.numbers}"
@@ -117,7 +128,8 @@ class Result:
         if self.uses_data:
             yield f"data: {describe_table(settings.provenance)}"
         yield f"seeds: {', '.join(map(str, settings.repetitions))}"
-        yield f"command: scripts/study.py {self.name}{' --quick' if settings.quick else ''}"
+        small = "" if settings.size == "full" else f" --{settings.size}"
+        yield f"command: scripts/study.py {self.name}{self.flags}{small}"
         yield from versions_and_hardware(settings)
 
 

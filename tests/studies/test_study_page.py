@@ -47,9 +47,9 @@ def result(name: str, holds: bool) -> Result:
     )
 
 
-@pytest.mark.parametrize("quick", [False, True])
-def test_page(tmp_path, quick):
-    settings = Settings(output=tmp_path, quick=quick)
+@pytest.mark.parametrize("size", ["full", "tiny"])
+def test_page(tmp_path, size):
+    quick, settings = size != "full", Settings(output=tmp_path, size=size)
     results = [result("one", True), result("two", False)]
     for each in results:
         each.save(settings)
@@ -72,9 +72,9 @@ def test_page(tmp_path, quick):
     assert "nan" not in page.texts
 
 
-@pytest.mark.parametrize(("quick", "seeds"), [(False, "3, 4, 5"), (True, "3, 4")])
-def test_a_report_names_the_seeds_that_were_used(tmp_path, quick, seeds):
-    report = result("one", True).report(Settings(output=tmp_path, quick=quick, seeds=[3, 4, 5]))
+@pytest.mark.parametrize(("size", "seeds"), [("full", "3, 4, 5"), ("quick", "3"), ("tiny", "3, 4")])
+def test_a_report_names_the_seeds_that_were_used(tmp_path, size, seeds):
+    report = result("one", True).report(Settings(output=tmp_path, size=size, seeds=[3, 4, 5]))
     assert f"- seeds: {seeds}\n" in report
 
 

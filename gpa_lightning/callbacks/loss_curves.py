@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import dropwhile
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -21,8 +20,8 @@ def readable_range(*curves: Sequence[float]) -> tuple[float, float]:
     """Return the ends of a linear axis on which a high beginning does not flatten the rest.
 
     Args:
-        curves: Losses of each curve, in the order of training. Those that a curve begins with are
-            left out as long as they are above twice its median; a late rise never is.
+        curves: Losses of each curve, in the order of training. Those in its first half that are
+            above twice its median may end up beyond the axis; a late rise never does.
 
     Returns:
         The lower and the upper end, with a margin.
@@ -33,8 +32,8 @@ def readable_range(*curves: Sequence[float]) -> tuple[float, float]:
     """
     losses: list[float] = []
     for curve in filter(len, curves):
-        high = 2 * median(curve)
-        losses += dropwhile(high.__lt__, curve)
+        high, late = 2 * median(curve), len(curve) / 2
+        losses += [loss for place, loss in enumerate(curve) if loss <= high or place >= late]
     bottom, top = min(losses, default=0.0), max(losses, default=1.0)
     margin = 0.05 * (top - bottom) or 0.05
     return bottom - margin, top + margin

@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 from torch.utils.data import DataLoader
 
 from gpa_lightning import GPADataModule, GPARegressor
-from gpa_lightning.studies.drawing import MSE, TEST, TRAINING, draw_band, new_axes
+from gpa_lightning.studies.drawing import MSE, TEST, TRAINING, draw_band, legend_below, new_axes
 from gpa_lightning.studies.more_data import val_size
 from gpa_lightning.studies.result import Claim, Result
 from gpa_lightning.studies.runs import Outcome, Run, fit_for_steps, perform
@@ -34,6 +34,7 @@ SIZES: Mapping[Size, tuple[Sequence[int], int, Sequence[float]]] = {
 }
 """The widths of the networks, their steps, and the random features as shares of the rows."""
 STEPS_AN_EPOCH = 100
+HIGH = 5  # times the lowest test loss, where the figure ends
 NETWORK, FEATURES = "network", "random features"
 
 
@@ -168,13 +169,19 @@ def _near(test: pd.Series[float], threshold: float) -> Claim:
 
 def _figure(table: pd.DataFrame, thresholds: dict[str, float]) -> Figure:
     titles = ("one hidden layer, trained by Adam", "random features, least squares")
-    figure, axes = new_axes(titles, xscale="log", yscale="log", ylabel=MSE)
+    figure, axes = new_axes(titles, xscale="log", ylabel=MSE)
     for each, model in zip(axes, thresholds, strict=True):
         part = table[table.model == model]
-        fitted = part.assign(train_loss=part.train_loss.clip(lower=1e-3))
-        draw_band(each, fitted, "width", "train_loss", TRAINING, label="training (from 0.001 up)")
+        draw_band(each, part, "width", "train_loss", TRAINING, label="training")
         draw_band(each, part, "width", "test_loss", TEST, label="test")
         each.axvline(thresholds[model], color="0.4", ls=":", label="interpolation threshold")
         each.set_xlabel("width of the hidden layer")
-    axes[0].legend()
+        medians = part.groupby("width").test_loss.median()
+        # a peak that stands out far would flatten both descents
+        top = min(1.1 * medians.max(), HIGH * medians.min())
+        each.set_ylim(-0.03 * top, top)
+        if medians.max() > top:
+            peak = f"peak: {medians.max():.3g}"
+            each.text(0.03, 0.92, peak, transform=each.transAxes)
+    legend_below(axes[0])
     return figure

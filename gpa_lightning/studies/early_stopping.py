@@ -171,5 +171,6 @@ def _figure(table: pd.DataFrame, epochs: int) -> Figure:
         axes.plot(part.epochs, part.test_loss, label=label, **style)
     kept = table[table.patience != NONE].best_test_loss.mean()
     axes.axhline(kept, color="k", ls=":", label=f"weights of the best epoch: {kept:.4f}")
+    axes.xaxis.set_major_formatter("{x:g}")
     axes.legend()
     return figure

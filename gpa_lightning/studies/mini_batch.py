@@ -168,15 +168,15 @@ def _summary(table: pd.DataFrame, tests: pd.DataFrame) -> pd.DataFrame:
 
 def _figure(table: pd.DataFrame, tests: pd.DataFrame) -> Figure:
     figure, (left, right) = new_axes(("training", "test"))
-    left.set(xlabel="epoch", ylabel=f"average training {MSE}")
+    left.set(xlabel="epoch", ylabel=f"average {MSE}")
     style = {**TRAINING, "marker": ""}
     draw_band(left, table, "epoch", "average_train_loss", style, label="here")
     left.plot(range(0, 100, 10), LECTURE, "kx", label="lecture")
     left.legend()
     losses = tests.drop(columns="seed").mean()
     bars = right.bar([name.replace(" ", "\n") for name in losses.index], losses, color="0.75")
-    right.bar_label(bars, fmt="%.4f")
+    right.bar_label(bars, fmt="%.4f", label_type="center")
     right.axhline(LECTURE_TEST, **{**TEST, "marker": "", "linestyle": ":"}, label="lecture")
-    right.set(ylabel=f"test {MSE}")
+    right.set(ylabel=MSE, ylim=(0, 1.25 * max(*losses, LECTURE_TEST)))
     right.legend()
     return figure

@@ -14,7 +14,7 @@ from torch.optim import AdamW, Optimizer
 from gpa_lightning import GPARegressor
 from gpa_lightning.callbacks import WeightNorms
 from gpa_lightning.losses import evaluation_mse, weight_norm
-from gpa_lightning.studies.drawing import MSE, TEST, TRAINING, draw_band, new_axes
+from gpa_lightning.studies.drawing import MSE, TEST, TRAINING, draw_band, legend_below, new_axes
 from gpa_lightning.studies.full_batch import HIDDEN, TINY_HIDDEN
 from gpa_lightning.studies.result import Claim, Result
 from gpa_lightning.studies.runs import Outcome, Run, fit, perform
@@ -195,5 +195,5 @@ def _figure(table: pd.DataFrame) -> Figure:
         draw_band(each, part, "strength", "test_loss", TEST, label="test")
         each.axhline(plain, color="0.4", ls=":", label="test, unregularised")
         each.set(xlabel=STRENGTH[strategy], xscale="linear" if strategy == "dropout" else "log")
-    axes[0].legend()
+    legend_below(axes[0])
     return figure

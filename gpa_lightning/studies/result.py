@@ -101,7 +101,7 @@ class Result:
         """
         folder = settings.output / self.name
         if mark := self.mark(settings):
-            self.figure.suptitle(mark, fontsize="small")
+            self.figure.suptitle(mark, fontsize="medium", color="tab:red", wrap=True)
         save(folder, self.figure, self.table, self.report(settings))
         return folder
 
@@ -155,7 +155,7 @@ def save(folder: Path, figure: Figure, table: pd.DataFrame, report: str) -> None
         def new(name: str) -> Path:
             return files.enter_context(whole_file(folder / name, overwrite=True))
 
-        figure.savefig(new("figure.png"), dpi=150)
+        figure.savefig(new("figure.png"), dpi=200)
         with rc_context({"svg.hashsalt": folder.name}):  # the same figure, the same file
             figure.savefig(new("figure.svg"), metadata={"Date": None})
         table.to_csv(new("results.csv"), index=False)

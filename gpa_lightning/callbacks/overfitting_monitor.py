@@ -63,6 +63,9 @@ class OverfittingMonitor(Callback):
     the training loss has fallen. The training data have to be tensors in a `TensorDataset`, as
     those of `GPADataModule` are.
 
+    That costs a forward pass over the training set at each validation, about a fifth of the time of
+    the lecture's mini-batch training, for which the summary of a run tells by ``train_loss`` alone.
+
     Args:
         verbose: Whether to print, when training ends, when overfitting began.
 

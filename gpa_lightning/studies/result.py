@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import os
 import platform
+from base64 import b64encode
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from html import escape
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -86,6 +89,15 @@ class Result:
             return f"quick look: one seed{rows}; not a result"
         return TINY if settings.size == "tiny" else ""
 
+    def _repr_html_(self) -> str:
+        """Show figure and table in a notebook, and the numbers of each claim."""
+        claims = (f"<li>{escape(each.text)}<br>{escape(each.numbers)}</li>" for each in self.claims)
+        table = self.summary.map(_cell).to_html(index=False)
+        return (
+            f"<h3>{escape(self.title)}</h3><p>{escape(self.method)}</p>"
+            f"{_image(self.figure, self.alt)}<ul>{''.join(claims)}</ul>{table}"
+        )
+
     def save(self, settings: Settings) -> Path:
         """Write the figure, the table and the report, all of them or none.
 
@@ -164,6 +176,14 @@ def save(folder: Path, figure: Figure, table: pd.DataFrame, report: str) -> None
         old.unlink()
     with SummaryWriter(str(folder)) as writer:
         writer.add_image(folder.name, imread(folder / "figure.png"), dataformats="HWC")
+
+
+def _image(figure: Figure, alt: str) -> str:
+    """Return a figure as an element of HTML that has it within."""
+    picture = BytesIO()
+    figure.savefig(picture, format="png", dpi=100)
+    data = b64encode(picture.getvalue()).decode()
+    return f'<img alt="{escape(alt)}" style="max-width: 100%" src="data:image/png;base64,{data}">'
 
 
 def describe_table(table: Provenance) -> str:

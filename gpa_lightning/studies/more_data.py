@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import pandas as pd
@@ -11,10 +12,11 @@ from gpa_lightning.studies.drawing import MSE, TEST, TRAINING, draw_band, new_ax
 from gpa_lightning.studies.full_batch import HIDDEN, TINY_HIDDEN
 from gpa_lightning.studies.result import Claim, Result
 from gpa_lightning.studies.runs import Outcome, Run, fit_for_steps, perform
-from gpa_lightning.studies.settings import Settings
+from gpa_lightning.studies.settings import Settings, Size
 
 NAME = "more-data"
 SIZES = (100, 300, 1000, 3000, 10_000)  # and all training rows that there are
+STEPS: Mapping[Size, int] = {"full": 3500, "quick": 400, "tiny": 60}
 
 
 def val_size(rows: int, of: int) -> float:
@@ -45,7 +47,7 @@ def study(settings: Settings) -> Result:
     tiny = settings.size == "tiny"
     if tiny:
         sizes = sizes[:2]
-    steps, hidden = (60, TINY_HIDDEN) if tiny else (3500, HIDDEN)
+    steps, hidden = STEPS[settings.size], TINY_HIDDEN if tiny else HIDDEN
     runs = [
         Run(
             f"rows-{rows}-seed-{seed}",

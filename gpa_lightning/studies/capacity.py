@@ -23,7 +23,7 @@ QUICK_NETWORKS = ((), (4,), (64,), HIDDEN)
 TINY_NETWORKS = ((), (4,), (64,))
 SIZES: Mapping[Size, tuple[Sequence[tuple[int, ...]], int, int]] = {
     "full": (NETWORKS, 30, 5),
-    "quick": (QUICK_NETWORKS, 30, 3),
+    "quick": (QUICK_NETWORKS, 120, 3),  # of as many steps as a line needs
     "tiny": (TINY_NETWORKS, 2, 2),
 }
 """The networks, the epochs and the folds."""

@@ -102,13 +102,13 @@ class LossCurves(Callback):
 
         figure = Figure(figsize=(5.5, 3.6), layout="constrained")
         axes = figure.add_subplot(xlabel="epoch", ylabel="mean squared error")
-        curves = (self.training, self.validation)
-        bottom, top = readable_range(*([loss for _, loss in curve] for curve in curves))
+        curves = (("training", self.training, "-"), ("validation", self.validation, "--"))
+        bottom, top = readable_range(*([loss for _, loss in curve] for _, curve, _ in curves))
         axes.set_ylim(bottom, top)
-        for label, curve, style in zip(("training", "validation"), curves, "-:", strict=True):
-            epochs, losses = zip(*curve, strict=True) if curve else ((), (0.0,))
-            above = f" (began at {losses[0]:.2f})" if losses[0] > top else ""
-            axes.plot(epochs, losses[: len(epochs)], style, label=f"{label}{above}")
+        for label, curve, style in curves:
+            epochs, losses = zip(*curve, strict=True) if curve else ((), ())
+            above = f" (began at {losses[0]:.2f})" if curve and losses[0] > top else ""
+            axes.plot(epochs, losses, style, label=f"{label}{above}")
         if self.validation:
             epoch, loss = min(self.validation, key=lambda point: point[1])
             axes.plot(epoch, loss, "k.", label=f"lowest: {loss:.4f}, epoch {epoch}")

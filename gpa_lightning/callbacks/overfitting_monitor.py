@@ -40,9 +40,7 @@ class Evaluation:
         """
         number = ceil(self.epoch) - 1
         done = self.epoch - number
-        return (
-            f"epoch {number}" if done == 1 else f"{done:.0%} of epoch {number}".replace("%", " %")
-        )
+        return f"epoch {number}" if done == 1 else f"{100 * done:.0f} % of epoch {number}"
 
 
 class OverfittingMonitor(Callback):
@@ -63,8 +61,8 @@ class OverfittingMonitor(Callback):
     the training loss has fallen. The training data have to be tensors in a `TensorDataset`, as
     those of `GPADataModule` are.
 
-    That costs a forward pass over the training set at each validation, about a fifth of the time of
-    the lecture's mini-batch training, for which the summary of a run tells by ``train_loss`` alone.
+    That costs a forward pass over the training set at each validation: about 15 % of the time of
+    the lecture's mini-batch training, so the summary of a run makes do with ``train_loss``.
 
     Args:
         verbose: Whether to print, when training ends, when overfitting began.

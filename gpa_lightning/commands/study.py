@@ -6,7 +6,6 @@ import sys
 from argparse import SUPPRESS, ArgumentError
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any, Literal
 
 from jsonargparse import ArgumentParser
@@ -72,7 +71,7 @@ def _main(args: Sequence[str] | None) -> int:
         for name, study in STUDIES.items():
             console.print(f"{name:<18} {_first_line(study.__module__)}")
     elif config.name == "all":
-        results = [_study(name, settings, console) for name in STUDIES]
+        results = [_study(name, settings, console, {}) for name in STUDIES]
         console.print(f"the whole lecture: {save_page(results, settings)}")
     else:
         _study(config.name, settings, console, own)
@@ -105,9 +104,7 @@ def run_and_keep(program: Callable[[], int]) -> int:
         return STOPPED
 
 
-def _study(
-    name: str, settings: Settings, console: Console, own: Mapping[str, Any] = MappingProxyType({})
-) -> Result:
+def _study(name: str, settings: Settings, console: Console, own: Mapping[str, Any]) -> Result:
     try:
         result = STUDIES[name](settings, **own)
     except ValueError as error:

@@ -40,7 +40,7 @@ class FitReport:
     """How a fit went.
 
     Attributes:
-        epochs: How many epochs were run, of those of an earlier run that it went on from included.
+        epochs: Number of epochs run, of those of an earlier run that it went on from included.
         max_epochs: How many it could have been; -1 for no limit.
         why_it_stopped: In words.
         training: ``(epoch, train_loss)`` of each epoch, numbered from 0.

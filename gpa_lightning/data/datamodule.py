@@ -92,7 +92,7 @@ class GPADataModule(LightningDataModule):
         feature_names: Their names, in the network's order.
         target_name: Name of the column that is predicted.
         provenance: Which data these are.
-        most_rows: Number of rows to sample of a larger table in memory; None takes all of them.
+        most_rows: Number of rows to sample of a larger table, in memory; None takes all of them.
 
     Example:
         >>> data = GPADataModule(source="synthetic")
@@ -280,6 +280,10 @@ class GPADataModule(LightningDataModule):
 
             def dataset(rows: slice) -> TableDataset:
                 return TableDataset(x[rows], y[rows])
+        elif self.most_rows is not None:
+            raise DataError(
+                f"{table.location}: is streamed; a sample of its rows needs it in memory"
+            )
         else:
             mapped = self._map(table)
             _, self._provenance, training, validation, self._scaler, units = mapped

@@ -128,7 +128,7 @@ def _claims(table: pd.DataFrame, open_eyed: pd.DataFrame) -> list[Claim]:
     stopped = [str(patience) for patience in PATIENCES]
     gains = {patience: tests[NONE] - tests[patience] for patience in stopped}
     earlier = [patience for patience in stopped if (epochs[patience] < epochs[NONE]).any()]
-    never = [f"no difference with patience {p}" for p in stopped if p not in earlier]
+    never = [f"nothing with patience {p}" for p in stopped if p not in earlier]
     pairs = table[table.patience == stopped[0]].groupby("seed")
     distinct = pairs[["weights", "epochs"]].nunique()
     same = (distinct == 1).all(axis=1) & (pairs.size() == 2)

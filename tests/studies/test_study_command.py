@@ -248,12 +248,14 @@ def test_runs_in_parallel_give_the_same(tiny, tmp_path, everything):
         ["polynomial", "--accelerator", "abacus"],
         ["more-data", "--tiny", "--data.path", "nowhere.csv"],
         ["more-data", "--tiny", "--data.test_size", "2"],
+        ["more-data", "--quick", "--data.path", "small.csv", "--data.in_memory", "false"],
         ["polynomial", "--quick", "--output", "a-file"],
         ["more-data", "--tiny", "--data.source", "synthetic", "--output", "a-file"],
     ],
 )
 def test_a_mistake_is_one_line(mistake, workplace, capsys):
     Path("a-file").touch()
+    Path("small.csv").write_text("a,b\n" + "1,2\n2,1\n" * 20)
     assert main(mistake) == 2
     error = capsys.readouterr().err
     assert error.startswith("error: ")

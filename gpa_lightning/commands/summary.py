@@ -159,7 +159,7 @@ def _first(trainer: Trainer, kind: type) -> Any:
 def _why_it_stopped(trainer: Trainer) -> str:
     early = _first(trainer, EarlyStopping)
     if early and early.stopping_reason == EarlyStoppingReason.PATIENCE_EXHAUSTED:
-        once_an_epoch = trainer.val_check_interval == 1 and trainer.check_val_every_n_epoch == 1
+        once_an_epoch = _validates_at_ends(trainer) and trainer.check_val_every_n_epoch == 1
         checks = "epochs" if once_an_epoch else "validations"
         return f"stopped early: {early.monitor} did not improve for {early.patience} {checks}"
     if early and early.stopping_reason != EarlyStoppingReason.NOT_STOPPED:
@@ -171,9 +171,14 @@ def _why_it_stopped(trainer: Trainer) -> str:
     return "stopped on request"
 
 
+def _validates_at_ends(trainer: Trainer) -> bool:
+    """Tell whether validations are at the ends of epochs, not within them or by the clock."""
+    return getattr(trainer, "val_check_interval", None) == 1
+
+
 def _overfitting(trainer: Trainer, curves: LossCurves) -> str:
     """Say when overfitting began, by the losses of whole epochs."""
-    if trainer.val_check_interval != 1 or _first(trainer, OverfittingMonitor):
+    if not _validates_at_ends(trainer) or _first(trainer, OverfittingMonitor):
         return ""  # the lowest loss may be one within an epoch; or it has been said
     training = dict(curves.training)
     history = [

@@ -268,6 +268,10 @@ def test_a_further_checkpoint_does_not_change_what_is_tested(data, capsys):
         ["--trainer.max_steps", "3"],
         ["--trainer.limit_val_batches", "0"],
         ["--trainer.val_check_interval", "00:00:00:30"],
+        [
+            *("--trainer.val_check_interval", "00:00:00:01", "--max_epochs", "100000"),
+            *("--early_stopping.min_delta", "100", "--patience", "1"),
+        ],
         ["--early_stopping.monitor", "train_loss", "--trainer.val_check_interval", "0.5"],
         ["--trainer.barebones", "true"],
         ["--progress_bar", "null", "--trainer.callbacks+=RichProgressBar"],

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
@@ -12,6 +14,29 @@ from gpa_lightning.callbacks.tensorboard import tensorboard_loggers
 from gpa_lightning.resuming.whole_file import whole_file
 
 Curve = list[tuple[int, float]]
+
+
+def readable_range(*curves: Sequence[float]) -> tuple[float, float]:
+    """Return the ends of a linear axis on which a high beginning does not flatten the rest.
+
+    Args:
+        curves: Losses of each curve, in the order of training. Those in its first half that are
+            above twice its median may end up beyond the axis; a late rise never does.
+
+    Returns:
+        The lower and the upper end, with a margin.
+
+    Example:
+        >>> readable_range([9.0, 2.0, 0.7, 0.6, 0.5], [1.8, 0.8, 0.7, 0.8, 0.9])
+        (0.48, 0.92)
+    """
+    losses: list[float] = []
+    for curve in filter(len, curves):
+        high, late = 2 * median(curve), len(curve) / 2
+        losses += [loss for place, loss in enumerate(curve) if loss <= high or place >= late]
+    bottom, top = min(losses, default=0.0), max(losses, default=1.0)
+    margin = 0.05 * (top - bottom) or 0.05
+    return bottom - margin, top + margin
 
 
 class LossCurves(Callback):
@@ -71,26 +96,27 @@ class LossCurves(Callback):
         Raises:
             OutputError: If it cannot be written.
         """
-        from matplotlib.figure import Figure  # slow to import, and needed only at the end
+        # slow to import, and needed only at the end
+        from matplotlib.figure import Figure
+        from matplotlib.ticker import MaxNLocator
 
-        figure = Figure(figsize=(7, 4), layout="constrained")
+        figure = Figure(figsize=(5.5, 3.6), layout="constrained")
         axes = figure.add_subplot(xlabel="epoch", ylabel="mean squared error")
-        for label, curve, style in (
-            ("training", self.training, "-"),
-            ("validation", self.validation, "--"),
-        ):
+        curves = (("training", self.training, "-"), ("validation", self.validation, "--"))
+        bottom, top = readable_range(*([loss for _, loss in curve] for _, curve, _ in curves))
+        axes.set_ylim(bottom, top)
+        for label, curve, style in curves:
             epochs, losses = zip(*curve, strict=True) if curve else ((), ())
-            axes.plot(epochs, losses, style, label=label)
+            above = f" (began at {losses[0]:.2f})" if curve and losses[0] > top else ""
+            axes.plot(epochs, losses, style, label=f"{label}{above}")
         if self.validation:
             epoch, loss = min(self.validation, key=lambda point: point[1])
-            axes.plot(epoch, loss, "k.", label=f"lowest validation loss: {loss:.4f}")
-        losses_after_start = [loss for _, loss in self.training[1:] + self.validation[1:]]
-        if losses_after_start and self.training[0][1] > 2 * max(losses_after_start):
-            axes.set_yscale("log")
+            axes.plot(epoch, loss, "k.", label=f"lowest: {loss:.4f}, epoch {epoch}")
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.legend()
         axes.grid(alpha=0.3)
         with whole_file(path, overwrite=True) as temporary:
-            figure.savefig(temporary, dpi=120)
+            figure.savefig(temporary, dpi=150)
 
     def state_dict(self) -> dict[str, Any]:
         """Return the curves, so that a resumed run draws them whole."""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from math import ceil
 from typing import Any
 
 import torch
@@ -19,14 +21,26 @@ class Evaluation:
     """The losses of one state of the weights.
 
     Attributes:
-        epoch: Epochs trained until then, in batches: 0.5 is half way through the first.
-        train_loss: MSE on the whole training set in evaluation mode, in squared grade points.
+        epoch: Epochs trained until then: 1 is the end of epoch 0, 0.5 half way through it.
+        train_loss: MSE on the training set, in squared grade points.
         val_loss: MSE on the validation set, likewise.
     """
 
     epoch: float
     train_loss: float
     val_loss: float
+
+    @property
+    def moment(self) -> str:
+        """When it was made, by the epoch's number in the names of checkpoints, from 0.
+
+        Example:
+            >>> Evaluation(9, 0.60, 0.58).moment, Evaluation(8.25, 0.60, 0.58).moment
+            ('epoch 8', '25 % of epoch 8')
+        """
+        number = ceil(self.epoch) - 1
+        done = self.epoch - number
+        return f"epoch {number}" if done == 1 else f"{100 * done:.0f} % of epoch {number}"
 
 
 class OverfittingMonitor(Callback):
@@ -47,6 +61,9 @@ class OverfittingMonitor(Callback):
     the training loss has fallen. The training data have to be tensors in a `TensorDataset`, as
     those of `GPADataModule` are.
 
+    That costs a forward pass over the training set at each validation: about 15 % of the time of
+    the lecture's mini-batch training, so the summary of a run makes do with ``train_loss``.
+
     Args:
         verbose: Whether to print, when training ends, when overfitting began.
 
@@ -65,7 +82,7 @@ class OverfittingMonitor(Callback):
     @property
     def best(self) -> Evaluation | None:
         """The evaluation with the lowest validation loss, the first of equals."""
-        return min(self.history, key=lambda each: each.val_loss, default=None)
+        return lowest(self.history) if self.history else None
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Evaluate the training set, and log."""
@@ -81,8 +98,7 @@ class OverfittingMonitor(Callback):
             val_loss=trainer.callback_metrics["val_loss"].item(),
         )
         self.history.append(now)
-        best = self.best
-        assert best is not None
+        best = lowest(self.history)
         values = {
             "train_eval_loss": now.train_loss,
             "generalisation_gap": now.val_loss - now.train_loss,
@@ -100,29 +116,8 @@ class OverfittingMonitor(Callback):
             print(self.verdict())  # noqa: T201
 
     def verdict(self) -> str:
-        """Say in a sentence when overfitting began, if it did.
-
-        Example:
-            >>> monitor = OverfittingMonitor()
-            >>> monitor.history = [Evaluation(1, 0.60, 0.58), Evaluation(2, 0.50, 0.65)]
-            >>> print(monitor.verdict())
-            Overfitting began after 1 epoch: since then, the validation loss has risen from 0.5800 to 0.6500 and the training loss has gone from 0.6000 to 0.5000.
-        """  # noqa: E501 - the example's output
-        best = self.best
-        if best is None:
-            return "Nothing has been evaluated yet."
-        last = self.history[-1]
-        if last.val_loss <= best.val_loss or last.train_loss >= best.train_loss:
-            return (
-                f"No overfitting in {_epochs(last.epoch)}: the lowest validation loss, "
-                f"{best.val_loss:.4f}, came after {_epochs(best.epoch)}, and the training loss "
-                "has not fallen at its cost since."
-            )
-        return (
-            f"Overfitting began after {_epochs(best.epoch)}: since then, the validation loss has "
-            f"risen from {best.val_loss:.4f} to {last.val_loss:.4f} and the training loss has "
-            f"gone from {best.train_loss:.4f} to {last.train_loss:.4f}."
-        )
+        """Say in a sentence when overfitting began, if it did: `verdict` of the history."""
+        return verdict(self.history)
 
     def state_dict(self) -> dict[str, Any]:
         """Return the history, so that a resumed run goes on with it."""
@@ -143,5 +138,32 @@ def _training_tensors(trainer: Trainer) -> tuple[Tensor, ...]:
     return dataset.tensors
 
 
-def _epochs(number: float) -> str:
-    return f"{number:.4g} {'epoch' if number == 1 else 'epochs'}"
+def lowest(history: Sequence[Evaluation]) -> Evaluation:
+    """Return the evaluation with the lowest validation loss, the first of equals."""
+    return min(history, key=lambda each: each.val_loss)
+
+
+def verdict(history: Sequence[Evaluation]) -> str:
+    """Say in a sentence when overfitting began, if it did.
+
+    Args:
+        history: Evaluations, in the order of training.
+
+    Example:
+        >>> print(verdict([Evaluation(1, 0.60, 0.58), Evaluation(2, 0.50, 0.65)]))
+        Overfitting began after epoch 0: since then, the validation loss has risen from 0.5800 to 0.6500 and the training loss has gone from 0.6000 to 0.5000.
+    """  # noqa: E501 - the example's output
+    if not history:
+        return "Nothing has been evaluated yet."
+    best, last = lowest(history), history[-1]
+    if last.val_loss <= best.val_loss or last.train_loss >= best.train_loss:
+        epochs = f"{last.epoch:.4g} {'epoch' if last.epoch == 1 else 'epochs'}"
+        return (
+            f"No overfitting in {epochs}: the lowest validation loss, {best.val_loss:.4f}, came "
+            f"after {best.moment}, and the training loss has not fallen at its cost since."
+        )
+    return (
+        f"Overfitting began after {best.moment}: since then, the validation loss has risen from "
+        f"{best.val_loss:.4f} to {last.val_loss:.4f} and the training loss has gone from "
+        f"{best.train_loss:.4f} to {last.train_loss:.4f}."
+    )

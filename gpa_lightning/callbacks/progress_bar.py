@@ -17,7 +17,7 @@ class EpochProgressBar(RichProgressBar):
 
     Lightning names such a round by its first batch; this bar looks at the last. In a notebook,
     where rich asks for ipywidgets and would draw after every batch, it shows a training as one
-    line of text instead, over all epochs.
+    line of text instead, over all epochs: how many are done, of how many.
     """
 
     _line: NotebookProgress | None = None

@@ -20,11 +20,10 @@ def quieten_third_parties() -> None:
     # it says which process has ended, before it ends those that wait for it
     launcher = "lightning.fabric.strategies.launchers.subprocess_script"
     logging.getLogger(launcher).setLevel(logging.INFO)
+    withhold_advice()
     for pattern in (
-        r".*isinstance\(treespec, LeafSpec\).*",
         r".*`GPARegressor.configure_optimizers` will be overridden by.*",
         r".*LightningCLI's args parameter is intended.*",
-        r".*does not have many workers.*",
         r".*enabled val dataloader shuffling.*",  # which nobody has
         r".*The number of training batches .* is smaller than the logging interval.*",
         r".*callbacks used to create the checkpoint need to be provided.*",
@@ -33,6 +32,22 @@ def quieten_third_parties() -> None:
         r"\s*Unable to serialize instance.*",
     ):
         warnings.filterwarnings("ignore", pattern)
+
+
+def withhold_advice() -> None:
+    """Keep out of a run what Lightning advises and no user of this project can act on.
+
+    Its tips name packages for a service of its own, and workers make a loader of a table in memory
+    slower.
+    """
+    for name in ("lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(f"{name}.utilities.rank_zero").addFilter(_is_no_tip)
+    for pattern in (r".*isinstance\(treespec, LeafSpec\).*", r".*does not have many workers.*"):
+        warnings.filterwarnings("ignore", pattern)
+
+
+def _is_no_tip(record: logging.LogRecord) -> bool:
+    return "Tip: " not in record.getMessage()
 
 
 def _pass_over_writers(failed: threading.ExceptHookArgs) -> None:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import sys
-from argparse import ArgumentError
-from collections.abc import Callable, Sequence
+from argparse import SUPPRESS, ArgumentError
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from jsonargparse import ArgumentParser
 from jsonargparse.typing import NonNegativeInt, PositiveInt
@@ -21,11 +21,16 @@ from gpa_lightning.commands.refusal import refuse
 from gpa_lightning.data.table import DataError
 from gpa_lightning.resuming.checkpoint import CheckpointError
 from gpa_lightning.resuming.whole_file import OutputError
-from gpa_lightning.studies import STUDIES, Result, Settings
+from gpa_lightning.studies import STUDIES, Result, Settings, polynomial
 from gpa_lightning.studies.page import save_page
 from gpa_lightning.studies.runs import WorkerError
 from gpa_lightning.studies.settings import OUTPUT
 
+POLYNOMIALS: Mapping[str, tuple[type, str]] = {
+    "degree": (int, f"degree of the polynomial; the lecture's is {polynomial.DEGREE}"),
+    "points": (int, f"number of points; the lecture's is {polynomial.POINTS}"),
+    "noise": (float, f"their standard deviation from y = x; the lecture's is {polynomial.NOISE:g}"),
+}
 STOPPED = 130  # the shell's code for a program that Ctrl-C has ended
 
 
@@ -54,18 +59,22 @@ def _main(args: Sequence[str] | None) -> int:
         config.accelerator,
         [int(seed) for seed in config.seeds],  # plain, as checkpoints will hold them
         Path(config.output),
-        config.quick,
+        "tiny" if config.tiny else "quick" if config.quick else "full",
         config.n_jobs,
         config.dask,
     )
+    own = {name: config[name] for name in POLYNOMIALS if config[name] is not None}
+    if own and config.name != polynomial.NAME:
+        flag = f"--{next(iter(own))}"
+        raise ArgumentError(None, f"{flag} belongs to {polynomial.NAME}, not to {config.name}")
     if config.name == "list":
         for name, study in STUDIES.items():
             console.print(f"{name:<18} {_first_line(study.__module__)}")
     elif config.name == "all":
-        results = [_study(name, settings, console) for name in STUDIES]
+        results = [_study(name, settings, console, {}) for name in STUDIES]
         console.print(f"the whole lecture: {save_page(results, settings)}")
     else:
-        _study(config.name, settings, console)
+        _study(config.name, settings, console, own)
     return 0
 
 
@@ -95,10 +104,17 @@ def run_and_keep(program: Callable[[], int]) -> int:
         return STOPPED
 
 
-def _study(name: str, settings: Settings, console: Console) -> Result:
-    result = STUDIES[name](settings)
+def _study(name: str, settings: Settings, console: Console, own: Mapping[str, Any]) -> Result:
+    try:
+        result = STUDIES[name](settings, **own)
+    except ValueError as error:
+        if not own or isinstance(error, DataError):
+            raise
+        raise ArgumentError(None, f"--{error}") from error
     folder = result.save(settings)
     console.print(f"\n[bold]{escape(result.title)}[/]")
+    if mark := result.mark(settings):
+        console.print(f"[bold red]{escape(mark)}[/]")
     for verdict, claim in result.verdicts(settings):
         console.print(f"[bold]{verdict}[/]: {escape(claim.text)}\n    {escape(claim.numbers)}")
     console.print(f"saved in {folder}\n")
@@ -135,7 +151,14 @@ def _parser() -> ArgumentParser:
         help="One repetition each, of split, initial weights and shuffling.",
     )
     add("--output", default=str(OUTPUT), help="The folder that gets a folder for each study.")
-    add("--quick", action="store_true", help="A version of a few seconds, which judges nothing.")
+    add(
+        "--quick",
+        action="store_true",
+        help="A look of about a minute at the point: one seed, a sample of the rows, no verdict.",
+    )
+    add("--tiny", action="store_true", help=SUPPRESS)  # some seconds, for tests
+    for name, (kind, text) in POLYNOMIALS.items():
+        add(f"--{name}", type=kind | None, default=None, help=f"Of polynomial: {text}.")
     add(
         "--n_jobs",
         type=PositiveInt | Literal[-1],

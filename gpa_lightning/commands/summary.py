@@ -20,6 +20,7 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 from torch.optim.swa_utils import SWALR
 
 from gpa_lightning.callbacks.loss_curves import Curve, LossCurves
+from gpa_lightning.callbacks.overfitting_monitor import Evaluation, OverfittingMonitor, verdict
 from gpa_lightning.callbacks.run_folder import run_folder
 from gpa_lightning.callbacks.tensorboard import tensorboard_loggers
 from gpa_lightning.commands.effects import LOGS
@@ -42,7 +43,7 @@ class FitReport:
         epochs: Number of epochs run, of those of an earlier run that it went on from included.
         max_epochs: How many it could have been; -1 for no limit.
         why_it_stopped: In words.
-        training: ``(epoch, train_loss)`` of each epoch.
+        training: ``(epoch, train_loss)`` of each epoch, numbered from 0.
         validation: ``(epoch, val_loss)`` of each epoch.
         checkpoint: Path of the best checkpoint, or empty.
         monitor: The metric that the best checkpoint is best in, or None for the latest.
@@ -54,6 +55,7 @@ class FitReport:
         optimizer: The optimiser, its learning rate and its schedule.
         processes: How many trained.
         accumulated: Batches a step of the optimiser.
+        overfitting: When overfitting began, or empty where it cannot be told, or has been.
         averaging: Name of the callback whose averaged weights are validated, kept and tested.
         averaged: Of weights that are averaged when a fit ends, such as those of
             `StochasticWeightAveraging`: their checkpoint, or why there are none.
@@ -75,6 +77,7 @@ class FitReport:
     optimizer: str
     processes: int
     accumulated: int
+    overfitting: str = ""
     averaging: str = ""
     averaged: str = ""
     averaged_losses: dict[str, float] = field(default_factory=dict)
@@ -110,6 +113,7 @@ class FitReport:
             optimizer=_optimizer(trainer),
             processes=trainer.world_size,
             accumulated=trainer.accumulate_grad_batches,
+            overfitting=_overfitting(trainer, curves) if curves else "",
             averaging=type(each).__name__ if (each := _first(trainer, WeightAveraging)) else "",
         )
 
@@ -155,7 +159,7 @@ def _first(trainer: Trainer, kind: type) -> Any:
 def _why_it_stopped(trainer: Trainer) -> str:
     early = _first(trainer, EarlyStopping)
     if early and early.stopping_reason == EarlyStoppingReason.PATIENCE_EXHAUSTED:
-        once_an_epoch = trainer.val_check_interval == 1 and trainer.check_val_every_n_epoch == 1
+        once_an_epoch = _validates_at_ends(trainer) and trainer.check_val_every_n_epoch == 1
         checks = "epochs" if once_an_epoch else "validations"
         return f"stopped early: {early.monitor} did not improve for {early.patience} {checks}"
     if early and early.stopping_reason != EarlyStoppingReason.NOT_STOPPED:
@@ -165,6 +169,24 @@ def _why_it_stopped(trainer: Trainer) -> str:
     if trainer.max_epochs == trainer.current_epoch:
         return f"stopped at max_epochs {trainer.max_epochs}"
     return "stopped on request"
+
+
+def _validates_at_ends(trainer: Trainer) -> bool:
+    """Tell whether validations are at the ends of epochs, not within them or by the clock."""
+    return getattr(trainer, "val_check_interval", None) == 1
+
+
+def _overfitting(trainer: Trainer, curves: LossCurves) -> str:
+    """Say when overfitting began, by the losses of whole epochs."""
+    if not _validates_at_ends(trainer) or _first(trainer, OverfittingMonitor):
+        return ""  # the lowest loss may be one within an epoch; or it has been said
+    training = dict(curves.training)
+    history = [
+        Evaluation(epoch + 1, training[epoch], loss)
+        for epoch, loss in curves.validation
+        if epoch in training
+    ]
+    return verdict(history) if history else ""
 
 
 def _mse(network: nn.Module, dataset: TableDataset) -> float:
@@ -229,6 +251,8 @@ def print_summary(
         tested = f"best {fitted.monitor}"
         where = position_of(read_checkpoint(fitted.checkpoint))
         lines.append(("best epoch", f"{where} ({fitted.monitor} {fitted.best:.4f})"))
+    if fitted.overfitting:
+        lines.append(("overfitting", fitted.overfitting))
     if fitted.averaging:
         tested += f", weights averaged by {fitted.averaging}"
     for name, loss in losses.items():

@@ -92,6 +92,7 @@ class GPADataModule(LightningDataModule):
         feature_names: Their names, in the network's order.
         target_name: Name of the column that is predicted.
         provenance: Which data these are.
+        most_rows: Number of rows to sample of a larger table, in memory; None takes all of them.
 
     Example:
         >>> data = GPADataModule(source="synthetic")
@@ -100,6 +101,8 @@ class GPADataModule(LightningDataModule):
         >>> x.shape, y.shape, data.rows
         (torch.Size([100, 9]), torch.Size([100, 1]), {'training': 27713, 'validation': 6929, 'test': 8661})
     """  # noqa: E501 - the example's output
+
+    most_rows: int | None = None
 
     def __init__(
         self,
@@ -270,12 +273,17 @@ class GPADataModule(LightningDataModule):
         """Split and standardise the table."""
         table, self._table = self._load(), None
         if isinstance(table, Table):
+            table = table.sample(self.most_rows)
             self._provenance = table.provenance
             self._compare_processes()
             x, y, training, validation = self._standardised(table)
 
             def dataset(rows: slice) -> TableDataset:
                 return TableDataset(x[rows], y[rows])
+        elif self.most_rows is not None:
+            raise DataError(
+                f"{table.location}: is streamed; a sample of its rows needs it in memory"
+            )
         else:
             mapped = self._map(table)
             _, self._provenance, training, validation, self._scaler, units = mapped

@@ -6,7 +6,7 @@ import difflib
 import hashlib
 import shlex
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO, Literal, TypeAlias
 
@@ -125,6 +125,17 @@ class Table:
     feature_names: tuple[str, ...]
     target_name: str
     provenance: Provenance
+
+    def sample(self, most: int | None) -> Table:
+        """Return a table of at most so many rows, always the same ones, in their order.
+
+        Args:
+            most: How many; None for all.
+        """
+        if most is None or most >= len(self.target):
+            return self
+        rows = np.sort(np.random.default_rng(0).permutation(len(self.target))[:most])
+        return replace(self, features=self.features[rows], target=self.target[rows])
 
 
 def quoted(text: str) -> str:

@@ -27,7 +27,7 @@ from gpa_lightning.studies import (
 from gpa_lightning.studies.result import Claim, Result
 from gpa_lightning.studies.settings import Settings
 
-STUDIES: dict[str, Callable[[Settings], Result]] = {
+STUDIES: dict[str, Callable[..., Result]] = {
     "full-batch": full_batch.study,
     "mini-batch": mini_batch.study,
     "polynomial": polynomial.study,

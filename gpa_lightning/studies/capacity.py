@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
 
@@ -14,11 +15,18 @@ from gpa_lightning.studies.drawing import MSE, TEST, TRAINING, draw_band, new_ax
 from gpa_lightning.studies.full_batch import HIDDEN
 from gpa_lightning.studies.result import Claim, Result
 from gpa_lightning.studies.runs import Outcome, Run, perform
-from gpa_lightning.studies.settings import Settings
+from gpa_lightning.studies.settings import Settings, Size
 
 NAME = "capacity"
 NETWORKS = ((), (1,), (4,), (16,), (64,), (256,), (1024,), (256, 128), HIDDEN)
-QUICK_NETWORKS = ((), (4,), (64,))
+QUICK_NETWORKS = ((), (4,), (64,), HIDDEN)
+TINY_NETWORKS = ((), (4,), (64,))
+SIZES: Mapping[Size, tuple[Sequence[tuple[int, ...]], int, int]] = {
+    "full": (NETWORKS, 30, 5),
+    "quick": (QUICK_NETWORKS, 120, 3),  # of as many steps as a line needs
+    "tiny": (TINY_NETWORKS, 2, 2),
+}
+"""The networks, the epochs and the folds."""
 
 
 def run(
@@ -53,8 +61,7 @@ def run(
 
 def study(settings: Settings) -> Result:
     """Cross-validate ever larger networks; the first seed is that of folds and weights."""
-    networks = QUICK_NETWORKS if settings.quick else NETWORKS
-    epochs, folds = (2, 2) if settings.quick else (30, 5)
+    networks, epochs, folds = SIZES[settings.size]
     seed = settings.seeds[0]
     runs = [
         Run(

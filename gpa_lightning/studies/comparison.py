@@ -15,6 +15,7 @@ from matplotlib.ticker import MaxNLocator
 from scipy import stats
 from torch.utils.tensorboard import SummaryWriter
 
+from gpa_lightning.callbacks.loss_curves import readable_range
 from gpa_lightning.callbacks.tensorboard import LOSS
 from gpa_lightning.data.table import Provenance
 from gpa_lightning.studies.drawing import MSE, draw_band, new_axes
@@ -121,12 +122,13 @@ class Comparison:
     def figure(self) -> Figure:
         """Draw training and validation loss against the epoch, a colour and a marker a setting."""
         figure, (both, closer) = new_axes(("training and validation", "validation, closer"))
-        figure.set_size_inches(11, 5.2)
+        figure.set_size_inches(7.6, 3.8 + 0.12 * len(self.outcomes))
         looks: dict[str, dict[str, Any]] = {
             name: {"color": f"C{number % 10}", "marker": MARKERS[number % len(MARKERS)]}
             for number, name in enumerate(self.outcomes)
         }
-        later, lowest, last = [1e-9], [], []
+        curves: list[list[float]] = []
+        lowest, last = [], []
         for number, (name, outcomes) in enumerate(self.outcomes.items()):
             training, validation = (
                 _shared_epochs(outcomes, which) for which in ("training_curve", "validation_curve")
@@ -137,16 +139,15 @@ class Comparison:
                 (closer, validation, "-"),
             ):
                 every = max(1, table.epoch.nunique() // MARKS)
-                marks = {"markevery": (number % every, every), "markersize": 5}
+                marks = {"markevery": (number % every, every), "markersize": 4}
                 style = {**looks[name], "linestyle": line}
                 draw_band(axes, table, "epoch", "loss", style, middle="mean", **marks)
-                later += list(table.loss[table.epoch > 0])
+                curves.append(list(table.groupby("epoch").loss.mean()))
             if len(validation):
                 means = validation.groupby("epoch").loss.mean()
                 lowest.append(means.min())
                 last.append(means.iloc[-1])
-        # the very first losses are far above the rest, which they would flatten
-        both.set_ylim(top=min(both.get_ylim()[1], 1.05 * max(later)))
+        both.set_ylim(*readable_range(*curves))
         if last:
             bottom, top = min(lowest), max(last)
             margin = max(0.3 * (top - bottom), 0.01 * top)
@@ -157,7 +158,7 @@ class Comparison:
         handles = [Line2D([], [], label=name, **look) for name, look in looks.items()]
         for label, line in (("training", "--"), ("validation", "-")):
             handles.append(Line2D([], [], color="0.3", linestyle=line, label=label))
-        figure.legend(handles=handles, loc="outside lower center", ncols=3, frameon=False)
+        figure.legend(handles=handles, loc="outside lower center", ncols=2, frameon=False)
         return figure
 
     def save(self, settings: Settings, command: str) -> Path:

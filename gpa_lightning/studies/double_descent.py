@@ -7,6 +7,7 @@ training and stands exactly where there are as many features as rows.
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,19 +17,24 @@ from matplotlib.figure import Figure
 from torch.utils.data import DataLoader
 
 from gpa_lightning import GPADataModule, GPARegressor
-from gpa_lightning.studies.drawing import MSE, TEST, TRAINING, draw_band, new_axes
+from gpa_lightning.studies.drawing import MSE, TEST, TRAINING, draw_band, legend_below, new_axes
 from gpa_lightning.studies.more_data import val_size
 from gpa_lightning.studies.result import Claim, Result
 from gpa_lightning.studies.runs import Outcome, Run, fit_for_steps, perform
-from gpa_lightning.studies.settings import Settings
+from gpa_lightning.studies.settings import Settings, Size
 
 NAME = "double-descent"
 ROWS = 400
 WIDTHS = tuple(2**power for power in range(13))
-QUICK_WIDTHS = (1, 16, 256)
 SHARES = (0.025, 0.05, 0.1, 0.2, 0.4, 0.6, 0.8, 0.9, 1, 1.1, 1.3, 1.7, 2.5, 5, 10, 20)
-QUICK_SHARES = (0.05, 1, 5)
+SIZES: Mapping[Size, tuple[Sequence[int], int, Sequence[float]]] = {
+    "full": (WIDTHS, 6000, SHARES),
+    "quick": (WIDTHS[:11:2], 3000, SHARES[:-2]),
+    "tiny": ((1, 16, 256), 200, (0.05, 1, 5)),
+}
+"""The widths of the networks, their steps, and the random features as shares of the rows."""
 STEPS_AN_EPOCH = 100
+HIGH = 5  # times the lowest test loss, where the figure ends
 NETWORK, FEATURES = "network", "random features"
 
 
@@ -75,9 +81,7 @@ def study(settings: Settings) -> Result:
     """Widen both models past the width at which they fit every training row, for each seed."""
     every = settings.data_module(settings.seeds[0], val_size=0.0).rows["training"]
     rows = min(ROWS, every // 2)
-    widths = QUICK_WIDTHS if settings.quick else WIDTHS
-    steps = 200 if settings.quick else 6000
-    shares = QUICK_SHARES if settings.quick else SHARES
+    widths, steps, shares = SIZES[settings.size]
     runs = []
     for seed in settings.repetitions:
         drawn = {"seed": seed, "rows": rows, "of": every}
@@ -165,13 +169,19 @@ def _near(test: pd.Series[float], threshold: float) -> Claim:
 
 def _figure(table: pd.DataFrame, thresholds: dict[str, float]) -> Figure:
     titles = ("one hidden layer, trained by Adam", "random features, least squares")
-    figure, axes = new_axes(titles, xscale="log", yscale="log", ylabel=MSE)
+    figure, axes = new_axes(titles, xscale="log", ylabel=MSE)
     for each, model in zip(axes, thresholds, strict=True):
         part = table[table.model == model]
-        fitted = part.assign(train_loss=part.train_loss.clip(lower=1e-3))
-        draw_band(each, fitted, "width", "train_loss", TRAINING, label="training (from 0.001 up)")
+        draw_band(each, part, "width", "train_loss", TRAINING, label="training")
         draw_band(each, part, "width", "test_loss", TEST, label="test")
         each.axvline(thresholds[model], color="0.4", ls=":", label="interpolation threshold")
         each.set_xlabel("width of the hidden layer")
-    axes[0].legend()
+        medians = part.groupby("width").test_loss.median()
+        # a peak that stands out far would flatten both descents
+        top = min(1.1 * medians.max(), HIGH * medians.min())
+        each.set_ylim(-0.03 * top, top)
+        if medians.max() > top:
+            peak = f"peak: {medians.max():.3g}"
+            each.text(0.03, 0.92, peak, transform=each.transAxes)
+    legend_below(axes[0])
     return figure

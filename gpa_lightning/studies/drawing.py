@@ -25,7 +25,8 @@ def new_axes(titles: tuple[str, ...] = ("",), **labels: Any) -> tuple[Figure, li
     """
     columns = min(2, len(titles))
     rows = -(-len(titles) // columns)
-    figure = Figure(figsize=(2 + 4.2 * columns, 0.6 + 3.4 * rows), layout="constrained")
+    # small, so that the text is large beside it: a phone shrinks a figure to its own width
+    figure = Figure(figsize=(1.6 + 3 * columns, 0.6 + 2.7 * rows), layout="constrained")
     axes = [
         figure.add_subplot(rows, columns, place, title=title, **labels)
         for place, title in enumerate(titles, start=1)
@@ -33,6 +34,14 @@ def new_axes(titles: tuple[str, ...] = ("",), **labels: Any) -> tuple[Figure, li
     for each in axes:
         each.grid(alpha=0.3)
     return figure, axes
+
+
+def legend_below(axes: Axes) -> None:
+    """Explain the lines of axes under their figure, where nothing lies behind the words."""
+    figure = axes.get_figure()
+    assert figure is not None
+    lines = axes.get_legend_handles_labels()
+    figure.legend(*lines, loc="outside lower center", ncols=3, frameon=False)
 
 
 def draw_band(
@@ -57,5 +66,5 @@ def draw_band(
     """
     runs = table.groupby(x)[y]
     line = runs.agg(middle)
-    axes.plot(line.index, line, **{"markersize": 3.5, **style, **more})
+    axes.plot(line.index, line, **{"markersize": 3, **style, **more})
     axes.fill_between(line.index, runs.min(), runs.max(), color=style["color"], alpha=0.15, lw=0)

@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 
 from gpa_lightning import GPADataModule, GPARegressor
 from gpa_lightning.studies.drawing import MSE, new_axes
-from gpa_lightning.studies.full_batch import HIDDEN, QUICK_HIDDEN
+from gpa_lightning.studies.full_batch import HIDDEN, TINY_HIDDEN
 from gpa_lightning.studies.result import Claim, Result
 from gpa_lightning.studies.runs import Outcome, Run, fit, perform
 from gpa_lightning.studies.settings import Settings
@@ -72,7 +72,7 @@ def _fingerprint(model: GPARegressor) -> str:
 
 def study(settings: Settings) -> Result:
     """Compare patience 1, 3, 10 and none, with each seed."""
-    epochs, hidden = (4, QUICK_HIDDEN) if settings.quick else (100, HIDDEN)
+    epochs, hidden = (4, TINY_HIDDEN) if settings.size == "tiny" else (100, HIDDEN)
     shared = {"hidden": list(hidden), "epochs": epochs}
     kinds = [*((patience, False) for patience in PATIENCES), (PATIENCES[0], True), (None, False)]
     runs = [
@@ -127,6 +127,8 @@ def _claims(table: pd.DataFrame, open_eyed: pd.DataFrame) -> list[Claim]:
     )
     stopped = [str(patience) for patience in PATIENCES]
     gains = {patience: tests[NONE] - tests[patience] for patience in stopped}
+    earlier = [patience for patience in stopped if (epochs[patience] < epochs[NONE]).any()]
+    never = [f"nothing with patience {p}" for p in stopped if p not in earlier]
     pairs = table[table.patience == stopped[0]].groupby("seed")
     distinct = pairs[["weights", "epochs"]].nunique()
     same = (distinct == 1).all(axis=1) & (pairs.size() == 2)
@@ -134,7 +136,7 @@ def _claims(table: pd.DataFrame, open_eyed: pd.DataFrame) -> list[Claim]:
         Claim(
             "Early stopping avoids over-fitting: the test loss is lower than without it.",
             "Test loss below that of the whole training by "
-            + "; ".join(f"{gains[p].mean():.4f} with patience {p}" for p in stopped)
+            + "; ".join([*(f"{gains[p].mean():.4f} with patience {p}" for p in earlier), *never])
             + " (asked for: lower with every seed and patience).",
             all(bool((gain > 0).all()) for gain in gains.values()),
         ),
@@ -143,6 +145,8 @@ def _claims(table: pd.DataFrame, open_eyed: pd.DataFrame) -> list[Claim]:
             "; ".join(
                 f"patience {p}: stops after {epochs[p].mean():.1f} epochs, saves "
                 f"{1 - seconds[p].sum() / seconds[NONE].sum():.0%} of the time"
+                if p in earlier
+                else f"patience {p}: does not stop within {int(epochs[NONE].max())} epochs"
                 for p in stopped
             )
             + " (asked for: fewer epochs with every seed and patience).",
@@ -167,5 +171,6 @@ def _figure(table: pd.DataFrame, epochs: int) -> Figure:
         axes.plot(part.epochs, part.test_loss, label=label, **style)
     kept = table[table.patience != NONE].best_test_loss.mean()
     axes.axhline(kept, color="k", ls=":", label=f"weights of the best epoch: {kept:.4f}")
+    axes.xaxis.set_major_formatter("{x:g}")
     axes.legend()
     return figure

@@ -52,7 +52,8 @@ def run(settings: Settings, folder: Path, seed: int, hidden: list[int], epochs: 
 
 def runs(settings: Settings) -> list[Run]:
     """List the runs, one a seed; `overfitting_curve` looks at the same ones."""
-    epochs, hidden = (3, full_batch.QUICK_HIDDEN) if settings.quick else (100, full_batch.HIDDEN)
+    tiny = settings.size == "tiny"
+    epochs, hidden = (3, full_batch.TINY_HIDDEN) if tiny else (100, full_batch.HIDDEN)
     return [
         Run(f"seed-{seed}", run, {"seed": seed, "hidden": list(hidden), "epochs": epochs})
         for seed in settings.repetitions
@@ -104,15 +105,16 @@ def study(settings: Settings) -> Result:
 def _claims(table: pd.DataFrame, tests: pd.DataFrame, full: list[float]) -> list[Claim]:
     mean = table.groupby("epoch").average_train_loss.mean()
     shared = [epoch for epoch in range(10, 100, 10) if epoch in mean]
-    away = max((abs(mean[e] - LECTURE[e // 10]) for e in shared), default=float("nan"))
+    differences = [abs(mean[e] - LECTURE[e // 10]) for e in shared]
+    away = f"{max(differences):.4f}" if differences else f"not known, after {len(mean)} epochs"
     lowest, mini = mean.min(), tests["mini-batch"]
     others = tests.drop(columns=["seed", "mini-batch"])
     return [
         Claim(
             "The lecture's average training losses.",
-            f"Largest difference at epochs 10, 20, ... 90: {away:.4f} (asked for: at most 0.03, "
+            f"Largest difference at epochs 10, 20, ... 90: {away} (asked for: at most 0.03, "
             "since the lecture's seed is not known).",
-            away <= 0.03,
+            bool(max(differences) <= 0.03) if differences else None,
         ),
         Claim(
             "We have never seen sample MSEs so low!",
@@ -166,15 +168,15 @@ def _summary(table: pd.DataFrame, tests: pd.DataFrame) -> pd.DataFrame:
 
 def _figure(table: pd.DataFrame, tests: pd.DataFrame) -> Figure:
     figure, (left, right) = new_axes(("training", "test"))
-    left.set(xlabel="epoch", ylabel=f"average training {MSE}")
+    left.set(xlabel="epoch", ylabel=f"average {MSE}")
     style = {**TRAINING, "marker": ""}
     draw_band(left, table, "epoch", "average_train_loss", style, label="here")
     left.plot(range(0, 100, 10), LECTURE, "kx", label="lecture")
     left.legend()
     losses = tests.drop(columns="seed").mean()
     bars = right.bar([name.replace(" ", "\n") for name in losses.index], losses, color="0.75")
-    right.bar_label(bars, fmt="%.4f")
+    right.bar_label(bars, fmt="%.4f", label_type="center")
     right.axhline(LECTURE_TEST, **{**TEST, "marker": "", "linestyle": ":"}, label="lecture")
-    right.set(ylabel=f"test {MSE}")
+    right.set(ylabel=MSE, ylim=(0, 1.25 * max(*losses, LECTURE_TEST)))
     right.legend()
     return figure

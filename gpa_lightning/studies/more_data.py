@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import pandas as pd
 
 from gpa_lightning import GPARegressor
 from gpa_lightning.studies.drawing import MSE, TEST, TRAINING, draw_band, new_axes
-from gpa_lightning.studies.full_batch import HIDDEN, QUICK_HIDDEN
+from gpa_lightning.studies.full_batch import HIDDEN, TINY_HIDDEN
 from gpa_lightning.studies.result import Claim, Result
 from gpa_lightning.studies.runs import Outcome, Run, fit_for_steps, perform
-from gpa_lightning.studies.settings import Settings
+from gpa_lightning.studies.settings import Settings, Size
 
 NAME = "more-data"
 SIZES = (100, 300, 1000, 3000, 10_000)  # and all training rows that there are
+STEPS: Mapping[Size, int] = {"full": 3500, "quick": 400, "tiny": 60}
 
 
 def val_size(rows: int, of: int) -> float:
@@ -42,9 +44,10 @@ def study(settings: Settings) -> Result:
     """Train on more and more rows, with each seed."""
     every = settings.data_module(settings.seeds[0], val_size=0.0).rows["training"]
     sizes = [size for size in SIZES if size <= every - 2]
-    if settings.quick:
+    tiny = settings.size == "tiny"
+    if tiny:
         sizes = sizes[:2]
-    steps, hidden = (60, QUICK_HIDDEN) if settings.quick else (3500, HIDDEN)
+    steps, hidden = STEPS[settings.size], TINY_HIDDEN if tiny else HIDDEN
     runs = [
         Run(
             f"rows-{rows}-seed-{seed}",

@@ -6,7 +6,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from gpa_lightning.studies import mini_batch
-from gpa_lightning.studies.drawing import MSE, TEST, TRAINING, draw_band, new_axes
+from gpa_lightning.studies.drawing import MSE, TEST, TRAINING, draw_band, legend_below, new_axes
 from gpa_lightning.studies.result import Claim, Result
 from gpa_lightning.studies.runs import perform
 from gpa_lightning.studies.settings import Settings
@@ -29,7 +29,7 @@ def study(settings: Settings) -> Result:
     summary = pd.DataFrame(
         {
             "seed": best.index,
-            "epoch of the lowest test loss": best.epoch,
+            "epochs until the lowest test loss": best.epoch,
             "lowest test loss": best.test_loss,
             "training loss then": best.train_loss,
             "test loss at the end": last.test_loss,
@@ -44,12 +44,13 @@ def study(settings: Settings) -> Result:
         "points.” “With a relatively simple problem, overfitting begins within the first epoch!”",
         method="The lecture's mini-batch training. Both losses belong to the same weights, in "
         f"evaluation mode on the whole set: {mini_batch.TIMES} times an epoch in the first "
-        f"{mini_batch.OFTEN} epochs, then after each epoch.",
+        f"{mini_batch.OFTEN} epochs, then after each epoch. Epochs are those trained until then: "
+        "1 is the end of epoch 0. The star stands at the medians of the seeds' lowest test losses.",
         table=table,
         summary=summary,
         figure=_figure(table, best),
         alt="Training and test loss, in the first epochs and over the whole training, with the "
-        "lowest test loss marked.",
+        "lowest test loss marked, at the medians of the seeds.",
         claims=_claims(best, last),
     )
 
@@ -57,13 +58,17 @@ def study(settings: Settings) -> Result:
 def _claims(best: pd.DataFrame, last: pd.DataFrame) -> list[Claim]:
     rise, fall = last.test_loss - best.test_loss, best.train_loss - last.train_loss
     epochs = ", ".join(f"{epoch:.1f}" for epoch in best.epoch)
+    rises = (
+        f"From the test loss's minimum to the end, the test loss rises by {rise.mean():.4f} "
+        f"(at least {rise.min():.4f}) and the training loss falls by {fall.mean():.4f}"
+    )
+    if (best.epoch == last.epoch).all():
+        rises = f"The test loss is lowest at the end, after {last.epoch.median():g} epochs"
     return [
         Claim(
             "The loss decreases on training and testing sets at first; eventually it is lower for "
             "the training data, but higher for the testing data.",
-            f"From the test loss's minimum to the end, the test loss rises by {rise.mean():.4f} "
-            f"(at least {rise.min():.4f}) and the training loss falls by {fall.mean():.4f} (asked "
-            "for: both with every seed).",
+            f"{rises} (asked for: both with every seed).",
             bool((rise > 0).all() and (fall > 0).all()),
         ),
         Claim(
@@ -77,16 +82,16 @@ def _claims(best: pd.DataFrame, last: pd.DataFrame) -> list[Claim]:
 
 def _figure(table: pd.DataFrame, best: pd.DataFrame) -> Figure:
     figure, (early, whole) = new_axes(("the first epochs", "the whole training"))
+    epoch, lowest = best.epoch.median(), best.test_loss.median()
     for axes, part in ((early, table[table.epoch <= mini_batch.OFTEN]), (whole, table)):
-        axes.set(xlabel="epoch", ylabel=MSE)
+        axes.set(xlabel="epochs trained", ylabel=MSE)
         marks = {"marker": "" if axes is whole else "."}
         draw_band(axes, part, "epoch", "train_loss", {**TRAINING, **marks}, label="training")
         draw_band(axes, part, "epoch", "test_loss", {**TEST, **marks}, label="test")
-        middle = table.groupby("epoch").test_loss.median()
-        epoch, lowest = middle.idxmin(), middle.min()
         if axes is whole or epoch <= mini_batch.OFTEN:
-            axes.plot(epoch, lowest, "k*", ms=12, label=f"lowest: {lowest:.4f} at {epoch:.1f}")
-        axes.legend()
+            label = f"lowest: {lowest:.4f} after {epoch:.1f} epochs"
+            axes.plot(epoch, lowest, "k*", ms=10, label=label)
+    legend_below(whole)
     # the very first evaluations are far above the rest, which they would flatten
     early.set_ylim(top=table.test_loss[table.epoch > 0.2].max() * 1.05)
     whole.set_ylim(top=table.test_loss[table.epoch > 0.2].max() * 1.05)

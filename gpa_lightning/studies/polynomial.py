@@ -9,6 +9,8 @@ the QR decomposition of the transposed matrix, which forms no normal equations.
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -19,9 +21,14 @@ from numpy.polynomial import legendre
 
 from gpa_lightning.studies.drawing import new_axes
 from gpa_lightning.studies.result import Claim, Result
-from gpa_lightning.studies.settings import Settings
+from gpa_lightning.studies.settings import Settings, Size
 
-POINTS, DEGREE, END = 10, 10, 10.0  # the points' x are uniform on [0, END]
+DEGREE, POINTS, NOISE = 10, 10, 1.0  # the lecture's
+END = 10.0  # the points' x are uniform on [0, END]
+NAME = "polynomial"
+HIGHEST = 1000  # degree, whose exact integral takes a second
+
+DRAWS: Mapping[Size, int] = {"full": 1000, "quick": 200, "tiny": 50}
 
 Array: TypeAlias = npt.NDArray[np.float64]
 
@@ -55,37 +62,57 @@ def least_squares(matrix: Array, target: Array) -> Array:
     return np.linalg.solve(r, q.T @ target)
 
 
-def study(settings: Settings) -> Result:
-    """Fit both to 1,000 draws of the ten points; the first seed is that of the draws."""
-    draws = 50 if settings.quick else 1000
+def study(
+    settings: Settings, degree: int = DEGREE, points: int = POINTS, noise: float = NOISE
+) -> Result:
+    """Fit both to 1,000 draws of the points; the first seed is that of the draws.
+
+    Args:
+        settings: Settings of the study.
+        degree: Degree of the polynomial.
+        points: Number of points of a draw.
+        noise: Standard deviation of a point's distance from y = x.
+
+    Raises:
+        ValueError: If one of them is out of range.
+    """
+    if not 1 <= degree <= HIGHEST:
+        raise ValueError(f"degree must be from 1 to {HIGHEST}, got {degree}")
+    if points < 2:
+        raise ValueError(f"points must be at least 2, for a line, got {points}")
+    if not 0 <= noise < math.inf:
+        raise ValueError(f"noise must be a finite number and not negative, got {noise}")
+    draws = DRAWS[settings.size]
     random = np.random.default_rng(settings.seeds[0])
-    # a polynomial's squared distance from y = x has degree 20: 16 nodes integrate it exactly
-    nodes, node_weights = legendre.leggauss(16)
+    # so many nodes integrate the squared distance from y = x exactly
+    nodes, node_weights = legendre.leggauss(max(16, degree + 1))
     fresh, share = (nodes + 1) * END / 2, node_weights / 2
+    degrees = {"line": 1, "polynomial": degree}
+    values = {model: basis(fresh, highest) for model, highest in degrees.items()}
     rows: list[dict[str, Any]] = []
     for draw in range(draws):
-        x = random.uniform(0, END, POINTS)
-        y = x + random.standard_normal(POINTS)
-        for model, degree in (("line", 1), ("polynomial", DEGREE)):
-            weights = least_squares(basis(x, degree), y)
-            train = ((basis(x, degree) @ weights - y) ** 2).mean()
-            bias = share @ (basis(fresh, degree) @ weights - fresh) ** 2
-            # a fresh point's own noise has variance 1
+        x, y = _drawn(random, points, noise)
+        for model, highest in degrees.items():
+            weights = least_squares(basis(x, highest), y)
+            train = ((basis(x, highest) @ weights - y) ** 2).mean()
+            bias = share @ (values[model] @ weights - fresh) ** 2
+            test = noise**2 + bias  # a fresh point has noise of its own
             rows.append(
-                {"draw": draw, "model": model, "train_mse": train, "expected_test_mse": 1 + bias}
+                {"draw": draw, "model": model, "train_mse": train, "expected_test_mse": test}
             )
     table = pd.DataFrame(rows)
-    line, polynomial = (table[table.model == model] for model in ("line", "polynomial"))
+    line, polynomial = (table[table.model == model] for model in degrees)
     worst = polynomial.train_mse.max()
     line_test, polynomial_test = (each.expected_test_mse.median() for each in (line, polynomial))
     tests = table.pivot_table(index="draw", columns="model", values="expected_test_mse")
     line_wins = (tests.line < tests.polynomial).mean()
+    rounding = 1e-10 * max(1.0, noise) ** 2
     claims = [
         Claim(
             "The model perfectly predicts every training point!",
             f"The polynomial's largest training MSE over {draws:,} draws is {worst:.1e} "
-            "(perfect: at most 1e-10).",
-            bool(worst <= 1e-10),
+            f"(perfect: at most {rounding:.0e}).",
+            bool(worst <= rounding),
         ),
         Claim(
             "The model will have significant error for new points; a linear fit (with no basis) "
@@ -93,14 +120,14 @@ def study(settings: Settings) -> Result:
             f"Median expected test MSE over {draws:,} draws: polynomial {polynomial_test:.4g}, "
             f"line {line_test:.4g}. The line is better in "
             f"{line_wins:.1%} of the draws (asked for: a median at least ten times the line's).",
-            bool(polynomial_test > 10 * line_test),
+            bool(polynomial_test > 10 * max(line_test, rounding)),
         ),
         Claim(
             "We can't overfit this data using a line!",
-            f"Median expected test MSE of the line: {line_test:.3f}, where the noise alone is 1 "
-            f"(asked for: less than half above it); its training MSE: "
+            f"Median expected test MSE of the line: {line_test:.3f}, where the noise alone is "
+            f"{noise**2:g} (asked for: less than half above it); its training MSE: "
             f"{line.train_mse.median():.3f}.",
-            bool(line_test < 1.5),
+            bool(line_test < max(1.5 * noise**2, rounding)),
         ),
     ]
     summary = table.groupby("model", as_index=False).agg(
@@ -109,37 +136,42 @@ def study(settings: Settings) -> Result:
         median_expected_test_mse=("expected_test_mse", "median"),
         smallest_expected_test_mse=("expected_test_mse", "min"),
     )
+    given = [("degree", degree, DEGREE), ("points", points, POINTS), ("noise", noise, NOISE)]
     return Result(
-        name="polynomial",
-        title="Ten points, a line and a 10th-degree polynomial",
+        name=NAME,
+        title=f"{points} points, a line and a polynomial of degree {degree}",
         lecture="10 points from y = x + N(0,1). Least squares fit, 10th degree polynomial: the "
         "model perfectly predicts every training point, and will have significant error for new "
         "points. A linear fit (with no basis) would provide better predictions for new points!",
-        method=f"{draws:,} draws of {POINTS} points, x uniform on [0, {END:g}]. The polynomial "
-        "has one weight more than there are points: of the solutions through all of them, the "
-        "one with the smallest norm in an orthonormal Legendre basis is taken. The expected test "
-        "MSE over fresh points is an exact integral; medians, since single draws explode.",
+        method=f"{draws:,} draws of {points} points, x uniform on [0, {END:g}], y = x with noise "
+        f"of deviation {noise:g}. Where the polynomial has more weights than there are points, "
+        "the solution through all of them with the smallest norm in an orthonormal Legendre basis "
+        "is taken. The expected test MSE over fresh points is an exact integral; medians, since "
+        "single draws explode.",
         table=table,
         summary=summary,
-        figure=_figure(settings.seeds[0]),
-        alt="Ten noisy points along a diagonal; a straight line passes between them, while the "
-        "10th-degree polynomial passes through each and swings far away in between.",
+        figure=_figure(settings.seeds[0], degree, points, noise),
+        alt="Noisy points along a diagonal; a straight line passes between them, beside a "
+        f"polynomial of degree {degree}, of which the chart shows what is near the points.",
         claims=claims,
         uses_data=False,
+        flags="".join(f" --{name} {value:g}" for name, value, usual in given if value != usual),
     )
 
 
-def _figure(seed: int) -> Figure:
-    random = np.random.default_rng(seed)  # the first draw
-    x = random.uniform(0, END, POINTS)
-    y = x + random.standard_normal(POINTS)
+def _drawn(random: np.random.Generator, points: int, noise: float) -> tuple[Array, Array]:
+    x = random.uniform(0, END, points)
+    return x, x + noise * random.standard_normal(points)
+
+
+def _figure(seed: int, degree: int, points: int, noise: float) -> Figure:
+    x, y = _drawn(np.random.default_rng(seed), points, noise)  # the first draw
     figure, (axes,) = new_axes(xlabel="x", ylabel="y")
     wide = np.linspace(0, END, 1000, dtype=np.float64)
     axes.plot(x, y, "ko", label="training points")
-    for degree, style, label in ((1, "k-", "line"), (DEGREE, "r--", "10th-degree polynomial")):
-        axes.plot(
-            wide, basis(wide, degree) @ least_squares(basis(x, degree), y), style, label=label
-        )
-    axes.set_ylim(min(y) - 4, max(y) + 4)
+    for highest, style, label in ((1, "k-", "line"), (degree, "r--", f"degree {degree}")):
+        fitted = basis(wide, highest) @ least_squares(basis(x, highest), y)
+        axes.plot(wide, fitted, style, label=label)
+    axes.set_ylim(min(y) - 4 * max(noise, 0.5), max(y) + 4 * max(noise, 0.5))
     axes.legend()
     return figure

@@ -14,8 +14,8 @@ from torch.optim import AdamW, Optimizer
 from gpa_lightning import GPARegressor
 from gpa_lightning.callbacks import WeightNorms
 from gpa_lightning.losses import evaluation_mse, weight_norm
-from gpa_lightning.studies.drawing import MSE, TEST, TRAINING, draw_band, new_axes
-from gpa_lightning.studies.full_batch import HIDDEN, QUICK_HIDDEN
+from gpa_lightning.studies.drawing import MSE, TEST, TRAINING, draw_band, legend_below, new_axes
+from gpa_lightning.studies.full_batch import HIDDEN, TINY_HIDDEN
 from gpa_lightning.studies.result import Claim, Result
 from gpa_lightning.studies.runs import Outcome, Run, fit, perform
 from gpa_lightning.studies.settings import Settings
@@ -91,10 +91,11 @@ def run(
 
 def study(settings: Settings) -> Result:
     """Sweep over the strength of each strategy, with each seed."""
-    epochs, hidden = (2, QUICK_HIDDEN) if settings.quick else (20, HIDDEN)
+    tiny = settings.size == "tiny"
+    epochs, hidden = (2, TINY_HIDDEN) if tiny else (20, HIDDEN)
     grid = [(NONE, 0.0)]
     for strategy, strengths in GRIDS.items():
-        tried = (strengths[0], strengths[-1]) if settings.quick else strengths
+        tried = (strengths[0], strengths[-1]) if tiny else strengths
         grid += [(strategy, strength) for strength in tried]
     shared = {"hidden": list(hidden), "epochs": epochs}
     runs = [
@@ -194,5 +195,5 @@ def _figure(table: pd.DataFrame) -> Figure:
         draw_band(each, part, "strength", "test_loss", TEST, label="test")
         each.axhline(plain, color="0.4", ls=":", label="test, unregularised")
         each.set(xlabel=STRENGTH[strategy], xscale="linear" if strategy == "dropout" else "log")
-    axes[0].legend()
+    legend_below(axes[0])
     return figure

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import os
 import platform
+from base64 import b64encode
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from html import escape
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +25,7 @@ from gpa_lightning.resuming.checkpoint import VERSION
 from gpa_lightning.resuming.whole_file import OutputError, whole_file
 from gpa_lightning.studies.settings import Settings
 
-QUICK = "QUICK VERSION: too small to judge anything by, made only to see that all works"
+TINY = "QUICK VERSION: too small to judge anything by, made only to see that all works"
 PACKAGES = ("torch", "lightning", "numpy", "scikit-learn")
 
 
@@ -33,12 +36,12 @@ class Claim:
     Args:
         text: Words of the claim.
         numbers: Measured numbers that decide, and the condition on them.
-        holds: Whether the condition is met.
+        holds: Whether the condition is met; None if the runs are too short to tell.
     """
 
     text: str
     numbers: str
-    holds: bool
+    holds: bool | None
 
 
 @dataclass(frozen=True)
@@ -56,6 +59,7 @@ class Result:
         alt: Description of the figure for those who cannot see it.
         claims: Claims of the lecture, compared with the numbers.
         uses_data: Whether the study uses the GPA table.
+        flags: Flags of the command line that are this study's own, for the report.
     """
 
     name: str
@@ -68,12 +72,31 @@ class Result:
     alt: str
     claims: Sequence[Claim]
     uses_data: bool = True
+    flags: str = ""
 
     def verdicts(self, settings: Settings) -> list[tuple[str, Claim]]:
-        """Return each claim after its verdict, which a quick version does not give."""
-        verdicts = {True: "holds", False: "does not hold"}
-        quick = "not judged (quick)"
-        return [(quick if settings.quick else verdicts[c.holds], c) for c in self.claims]
+        """Return each claim after its verdict, which a small version does not give."""
+        verdicts = {True: "holds", False: "does not hold", None: "not judged (too short)"}
+        if settings.size != "full":
+            verdicts = dict.fromkeys(verdicts, "not judged (quick)")
+        return [(verdicts[claim.holds], claim) for claim in self.claims]
+
+    def mark(self, settings: Settings) -> str:
+        """Return what tells a small version from a result; nothing for the full one."""
+        if settings.size == "quick":
+            most = min(settings.most_rows or 0, settings.provenance.rows) if self.uses_data else 0
+            rows = f", {most:,} rows" if most else ""
+            return f"quick look: one seed{rows}; not a result"
+        return TINY if settings.size == "tiny" else ""
+
+    def _repr_html_(self) -> str:
+        """Show figure and table in a notebook, and the numbers of each claim."""
+        claims = (f"<li>{escape(each.text)}<br>{escape(each.numbers)}</li>" for each in self.claims)
+        table = self.summary.map(_cell).to_html(index=False)
+        return (
+            f"<h3>{escape(self.title)}</h3><p>{escape(self.method)}</p>"
+            f"{_image(self.figure, self.alt)}<ul>{''.join(claims)}</ul>{table}"
+        )
 
     def save(self, settings: Settings) -> Path:
         """Write the figure, the table and the report, all of them or none.
@@ -89,16 +112,16 @@ class Result:
             OutputError: If they cannot be written.
         """
         folder = settings.output / self.name
-        if settings.quick:
-            self.figure.suptitle(QUICK, fontsize="small")
+        if mark := self.mark(settings):
+            self.figure.suptitle(mark, fontsize="medium", color="tab:red", wrap=True)
         save(folder, self.figure, self.table, self.report(settings))
         return folder
 
     def report(self, settings: Settings) -> str:
         """Return the report, as Markdown."""
         parts = [f"# {self.title}"]
-        if settings.quick:
-            parts.append(f"**{QUICK}.**")
+        if mark := self.mark(settings):
+            parts.append(f"**{mark}.**")
         parts += [f"> {self.lecture}", self.method, f"![{self.alt}](figure.png)", "## Claims"]
         parts += [
             f"- **{verdict}**: {claim.text}  \n  {claim.numbers}"
@@ -117,7 +140,8 @@ class Result:
         if self.uses_data:
             yield f"data: {describe_table(settings.provenance)}"
         yield f"seeds: {', '.join(map(str, settings.repetitions))}"
-        yield f"command: scripts/study.py {self.name}{' --quick' if settings.quick else ''}"
+        small = "" if settings.size == "full" else f" --{settings.size}"
+        yield f"command: scripts/study.py {self.name}{self.flags}{small}"
         yield from versions_and_hardware(settings)
 
 
@@ -143,7 +167,7 @@ def save(folder: Path, figure: Figure, table: pd.DataFrame, report: str) -> None
         def new(name: str) -> Path:
             return files.enter_context(whole_file(folder / name, overwrite=True))
 
-        figure.savefig(new("figure.png"), dpi=150)
+        figure.savefig(new("figure.png"), dpi=200)
         with rc_context({"svg.hashsalt": folder.name}):  # the same figure, the same file
             figure.savefig(new("figure.svg"), metadata={"Date": None})
         table.to_csv(new("results.csv"), index=False)
@@ -152,6 +176,14 @@ def save(folder: Path, figure: Figure, table: pd.DataFrame, report: str) -> None
         old.unlink()
     with SummaryWriter(str(folder)) as writer:
         writer.add_image(folder.name, imread(folder / "figure.png"), dataformats="HWC")
+
+
+def _image(figure: Figure, alt: str) -> str:
+    """Return a figure as an element of HTML that has it within."""
+    picture = BytesIO()
+    figure.savefig(picture, format="png", dpi=100)
+    data = b64encode(picture.getvalue()).decode()
+    return f'<img alt="{escape(alt)}" style="max-width: 100%" src="data:image/png;base64,{data}">'
 
 
 def describe_table(table: Provenance) -> str:

@@ -67,6 +67,8 @@ class Run:
             "device": settings.device,
             "version": VERSION,
         }
+        if settings.most_rows is not None:
+            facts["most_rows"] = settings.most_rows
         return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
 
 

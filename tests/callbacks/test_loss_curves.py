@@ -7,6 +7,7 @@ from runs import fit
 
 from gpa_lightning import GPADataModule, GPARegressor
 from gpa_lightning.callbacks import HyperparameterTable, LossCurves
+from gpa_lightning.callbacks.loss_curves import readable_range
 
 
 @pytest.fixture
@@ -25,6 +26,17 @@ def test_loss_curves_are_those_that_were_logged(data, tmp_path):
     picture = imread(Path(trainer.log_dir) / "loss_curves.png")
     assert picture.shape[1] > picture.shape[0] > 300
     assert picture[..., :3].std() > 0.01
+
+
+def test_what_a_run_begins_with_does_not_flatten_its_picture():
+    full_batch = [8.7, 5.6, 1.2, 2.7, 1.0, 0.8, 0.7, 0.66, 0.62, 0.60, 0.58, 0.57]
+    bottom, top = readable_range(full_batch, [loss + 0.01 for loss in full_batch])
+    assert 0.5 < bottom < 0.57
+    assert 1.0 < top < 1.5
+    overfitted = [0.7, 0.6, 0.9, 1.5, 4.0, 9.0]
+    assert readable_range(overfitted, overfitted[::-1][:1])[1] > 9.0
+    bottom, top = readable_range([1.0, 1.0])
+    assert bottom < 1.0 < top
 
 
 def test_loss_curves_without_validation_or_logger(data, tmp_path):

@@ -1,3 +1,4 @@
+import json
 import re
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from torch.utils.data import DataLoader
 from gpa_lightning import GPADataModule, GPARegressor
 from gpa_lightning.callbacks import OverfittingMonitor, WeightNorms
 from gpa_lightning.callbacks.overfitting_monitor import Evaluation
+from gpa_lightning.callbacks.tensorboard import LOSS
 from gpa_lightning.commands.cli import main
 from gpa_lightning.commands.train import train
 from gpa_lightning.losses import evaluation_mse
@@ -90,7 +92,7 @@ class TestOverfittingMonitor:
         fit(model, data, monitor, epochs=60)
         output = capsys.readouterr().out
         assert output.count("Overfitting began after") == 1
-        assert f"after {monitor.best.epoch:g} epoch" in output
+        assert f"after epoch {monitor.best.epoch - 1:g}:" in output
         assert f"{monitor.best.val_loss:.4f}" in output
 
     def test_it_says_when_there_is_none(self, data, capsys):
@@ -102,6 +104,11 @@ class TestOverfittingMonitor:
         monitor = OverfittingMonitor()
         monitor.history = [Evaluation(1, 0.50, 0.50), Evaluation(2, 0.60, 0.60)]
         assert monitor.verdict().startswith("No overfitting in 2 epochs")
+
+    def test_within_an_epoch_it_says_how_far(self):
+        monitor = OverfittingMonitor()
+        monitor.history = [Evaluation(4.3, 0.50, 0.50), Evaluation(5, 0.40, 0.60)]
+        assert monitor.verdict().startswith("Overfitting began after 30 % of epoch 4:")
 
     def test_its_metrics_can_be_monitored(self, data):
         stopping = EarlyStopping("epochs_since_best", patience=2)
@@ -150,6 +157,37 @@ class TestWeightNorms:
             trainer = fit(model, data, WeightNorms(), epochs=5)
             norms[weight] = trainer.callback_metrics["l1_norm/all"].item()
         assert norms[0.1] < norms[0.0]
+
+
+OVERFITS = ["--hidden_sizes=256,64", "--learning_rate=0.01", "--early_stopping=null"]
+
+
+@pytest.mark.parametrize("monitored", [True, False])
+def test_an_epoch_has_one_number_everywhere(monitored, table, workplace, capsys):
+    flags = [*OVERFITS, "--max_epochs=30", "--data.path", str(table), "--accelerator=cpu"]
+    flags += ["--trainer.callbacks+=OverfittingMonitor"] * monitored
+    assert train(flags) == 0
+    output = capsys.readouterr().out
+    number, loss = re.search(r"best epoch +(\d+) \(val_loss ([\d.]+)\)", output).groups()
+    assert 0 < int(number) < 29
+    (began,) = re.findall(r"Overfitting began after epoch (\d+): .*? from ([\d.]+) to", output)
+    assert began == (number, loss)
+    assert output.startswith("Overfitting began") == monitored  # once, not in the summary too
+    run = run_folder()
+    assert [path.name for path in run.glob("**/best*")] == [f"best-epoch-{number}.ckpt"]
+    outcome = json.loads((run / "outcome.json").read_text())
+    drawn = {epoch: f"{value:.4f}" for epoch, value in outcome["validation_curve"]}
+    charted = {epoch: f"{value:.4f}" for epoch, value in logged(run / "validation")[LOSS]}
+    assert drawn[int(number)] == charted[int(number)] == loss
+    assert min(drawn, key=drawn.get) == int(number)
+    assert f"epochs run             {len(drawn)}; " in output  # how many, not which
+
+
+def test_there_is_no_verdict_without_validation(table, workplace, capsys):
+    flags = ["--hidden_sizes=8", "--max_epochs=2", "--data.path", str(table), "--accelerator=cpu"]
+    off = ["--trainer.limit_val_batches=0", "--early_stopping=null", "--checkpoint=null"]
+    assert train([*flags, *off, "--trainer.callbacks+=OverfittingMonitor"]) == 0
+    assert "verfitting" not in capsys.readouterr().out.replace("OverfittingMonitor", "")
 
 
 @pytest.mark.parametrize("command", [train, lambda args: main(["fit", *args])])

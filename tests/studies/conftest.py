@@ -10,9 +10,9 @@ from gpa_lightning.commands.study import main
 
 @pytest.fixture(scope="session")
 def everything(table: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The output folder of ``all --quick``."""
+    """The output folder of ``all --tiny``."""
     folder = tmp_path_factory.mktemp("studies")
-    flags = ["--quick", "--accelerator", "cpu", "--data.path", str(table)]
+    flags = ["--tiny", "--accelerator", "cpu", "--data.path", str(table)]
     assert main(["all", *flags, "--seeds", "0", "1", "--output", str(folder)]) == 0
     return folder
 

@@ -54,7 +54,7 @@ def until(holds: Callable[[], object]) -> None:
 def study_survives(flags: list[str], environment: dict[str, str], everything: Path) -> None:
     """Do a study with processes of which one is killed; it must come out as with one process."""
     # the output is a relative path, of which others know nothing
-    study = [PROJECT / "scripts/study.py", "more-data", "--quick", "--output", "studies", *flags]
+    study = [PROJECT / "scripts/study.py", "more-data", "--tiny", "--output", "studies", *flags]
     done = subprocess.run(
         [sys.executable, *map(str, study)],
         env=environment,
@@ -124,7 +124,7 @@ def test_n_jobs_that_lose_a_process_give_the_same_table(table, environment, ever
 
 
 def refused(capsys: pytest.CaptureFixture[str], address: str) -> str:
-    assert main(["more-data", "--quick", "--data.source", "synthetic", "--dask", address]) == 2
+    assert main(["more-data", "--tiny", "--data.source", "synthetic", "--dask", address]) == 2
     error = capsys.readouterr().err
     assert error.startswith("error: --dask ")
     assert error.count("\n") == 1

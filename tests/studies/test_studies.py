@@ -1,4 +1,4 @@
-"""What the studies measure and conclude, where the quick versions are too small to tell."""
+"""What the studies measure and conclude, where the tiny versions are too small to tell."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path

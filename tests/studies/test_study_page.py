@@ -1,5 +1,6 @@
 """``report.html``, made of results whose numbers are known."""
 
+from base64 import b64decode
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -47,9 +48,9 @@ def result(name: str, holds: bool) -> Result:
     )
 
 
-@pytest.mark.parametrize("quick", [False, True])
-def test_page(tmp_path, quick):
-    settings = Settings(output=tmp_path, quick=quick)
+@pytest.mark.parametrize("size", ["full", "tiny"])
+def test_page(tmp_path, size):
+    quick, settings = size != "full", Settings(output=tmp_path, size=size)
     results = [result("one", True), result("two", False)]
     for each in results:
         each.save(settings)
@@ -72,10 +73,22 @@ def test_page(tmp_path, quick):
     assert "nan" not in page.texts
 
 
-@pytest.mark.parametrize(("quick", "seeds"), [(False, "3, 4, 5"), (True, "3, 4")])
-def test_a_report_names_the_seeds_that_were_used(tmp_path, quick, seeds):
-    report = result("one", True).report(Settings(output=tmp_path, quick=quick, seeds=[3, 4, 5]))
+@pytest.mark.parametrize(("size", "seeds"), [("full", "3, 4, 5"), ("quick", "3"), ("tiny", "3, 4")])
+def test_a_report_names_the_seeds_that_were_used(tmp_path, size, seeds):
+    report = result("one", True).report(Settings(output=tmp_path, size=size, seeds=[3, 4, 5]))
     assert f"- seeds: {seeds}\n" in report
+
+
+def test_a_notebook_shows_figure_table_and_numbers(tmp_path):
+    path = tmp_path / "cell.html"
+    path.write_text(result("one", True)._repr_html_())
+    page = Page(path)
+    (image,) = page.attributes("img")
+    assert image["alt"] == 'A "one" line'
+    assert b64decode(image["src"].partition(",")[2]).startswith(b"\x89PNG")
+    for text in ("All about one & <more>", "It was done.", "So it is.", "1 < 2", "0.7296", "end"):
+        assert text in page.texts
+    assert "nan" not in page.texts
 
 
 def test_a_claim_that_fails_is_reported(tmp_path):

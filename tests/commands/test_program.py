@@ -3,8 +3,8 @@
 import pytest
 from processes import run
 
+from gpa_lightning import __version__
 from gpa_lightning.commands.program import COMMANDS, LIGHTNINGS, main
-from gpa_lightning.resuming.checkpoint import VERSION
 
 SMALL = ["--model.hidden_sizes", "[8]", "--max_epochs", "1", "--trainer.accelerator", "cpu"]
 
@@ -19,7 +19,7 @@ def test_its_help_names_every_command(args, capsys):
 
 def test_its_version(capsys):
     assert main(["--version"]) == 0
-    assert capsys.readouterr().out.split() == ["gpa-lightning", VERSION]
+    assert capsys.readouterr().out.split() == ["gpa-lightning", __version__]
 
 
 @pytest.mark.parametrize(
@@ -56,4 +56,4 @@ def test_what_train_has_saved_is_tested_and_predicts(table, workplace, capsys):
 @pytest.mark.slow
 def test_without_installing(tmp_path):
     result = run("-m", "gpa_lightning", "--version")
-    assert (result.returncode, result.stdout.split()) == (0, ["gpa-lightning", VERSION])
+    assert (result.returncode, result.stdout.split()) == (0, ["gpa-lightning", __version__])

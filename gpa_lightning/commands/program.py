@@ -17,6 +17,7 @@ COMMANDS = {
     "export": ("export:main", "export a checkpoint to ONNX or PyTorch's pt2"),
     "compare": ("compare:main", "train several settings on the same seeds, and compare them"),
     "study": ("study:main", "reproduce the lecture's claims"),
+    "completion": ("completion:main", "print what lets a shell complete all this"),
 }
 LIGHTNINGS = {
     "fit": "train, and no more",

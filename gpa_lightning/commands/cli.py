@@ -126,7 +126,7 @@ class SaveConfig(SaveConfigCallback):
         if self._folder is not None:
             self._folder.mkdir(parents=True, exist_ok=True)
             path = str(self._folder / self.config_filename)
-            self.parser.save(self.config, path, skip_none=False, overwrite=True, multifile=False)
+            self.parser.save(self.config, path, skip_unset=False, overwrite=True, multifile=False)
 
 
 class GPALightningCLI(LightningCLI):

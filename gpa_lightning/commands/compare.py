@@ -258,7 +258,7 @@ def compare(
             if any(word.startswith("--seed_everything") for word in [*given, *flags]):
                 raise ArgumentError(None, "--seed_everything: --seeds gives the seeds")
             cli = SettingCLI([*flags, *given, "--seed_everything", "0"])
-            config = yaml.safe_load(cli.parser.dump(cli.config, skip_none=False))
+            config = yaml.safe_load(cli.parser.dump(cli.config, skip_unset=False))
             provenance = cli.datamodule.provenance
         except (
             ArgumentError,

@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from gpa_lightning.data.datamodule import GPADataModule
-from gpa_lightning.default_callbacks import default_callbacks
-from gpa_lightning.network import FullyConnectedNetwork
-from gpa_lightning.regressor import GPARegressor
+from gpa_lightning.lazy_imports import lazily
 
-if TYPE_CHECKING:
-    from gpa_lightning.estimator import LightningMLPRegressor
+__version__ = "0.2.0"
 
 __all__ = [
     "FullyConnectedNetwork",
@@ -20,11 +16,24 @@ __all__ = [
     "default_callbacks",
 ]
 
+if TYPE_CHECKING:
+    from gpa_lightning.callbacks.defaults import default_callbacks
+    from gpa_lightning.data.datamodule import GPADataModule
+    from gpa_lightning.estimator import LightningMLPRegressor
+    from gpa_lightning.network import FullyConnectedNetwork
+    from gpa_lightning.regressor import GPARegressor
+else:  # predicting does without Lightning, training without scikit-learn: both are slow to import
+    __getattr__ = lazily(
+        __name__,
+        {
+            "FullyConnectedNetwork": "network",
+            "GPADataModule": "data.datamodule",
+            "GPARegressor": "regressor",
+            "LightningMLPRegressor": "estimator",
+            "default_callbacks": "callbacks.defaults",
+        },
+    )
 
-def __getattr__(name: str) -> Any:
-    # scikit-learn is slow to import, and training does without it
-    if name == "LightningMLPRegressor":
-        from gpa_lightning.estimator import LightningMLPRegressor
 
-        return LightningMLPRegressor
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+def __dir__() -> list[str]:
+    return [*globals(), *__all__]

@@ -31,6 +31,6 @@ def versions(packages: Iterable[str]) -> str:
     for package in packages:
         try:
             found.append(f"{package} {version(package)}")
-        except PackageNotFoundError:  # noqa: PERF203 - one that is optional
+        except PackageNotFoundError:
             continue
     return ", ".join(found)

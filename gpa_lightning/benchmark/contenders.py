@@ -21,7 +21,7 @@ from torch.nn.functional import mse_loss
 from torch.utils.data import DataLoader, TensorDataset
 
 from gpa_lightning.benchmark.task import Measurement, Meter, Task
-from gpa_lightning.data.datamodule import EVALUATION_ROWS
+from gpa_lightning.data.loaders import EVALUATION_ROWS
 from gpa_lightning.losses import evaluation_mse
 from gpa_lightning.network import FullyConnectedNetwork
 from gpa_lightning.speed.denormals import flush_denormals

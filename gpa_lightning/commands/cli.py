@@ -10,7 +10,7 @@ from inspect import signature
 from pathlib import Path
 from typing import Any, ClassVar
 
-from jsonargparse import Namespace, dict_to_namespace
+from jsonargparse import Namespace
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.accelerators import AcceleratorRegistry
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint, ProgressBar
@@ -126,7 +126,7 @@ class SaveConfig(SaveConfigCallback):
         if self._folder is not None:
             self._folder.mkdir(parents=True, exist_ok=True)
             path = str(self._folder / self.config_filename)
-            self.parser.save(self.config, path, skip_none=False, overwrite=True, multifile=False)
+            self.parser.save(self.config, path, skip_unset=False, overwrite=True, multifile=False)
 
 
 class GPALightningCLI(LightningCLI):
@@ -254,7 +254,9 @@ class GPALightningCLI(LightningCLI):
         half = config.trainer.precision == "16-mixed"  # whose gradients fused kernels cannot clip
         if (config.get("lr_scheduler") or half) and not config.get("optimizer"):
             # Lightning would ignore a schedule that comes without an optimiser
-            config.optimizer = _optimizer_config(config.model.learning_rate)
+            config["optimizer.class_path"] = "torch.optim.Adam"
+            config["optimizer.init_args.lr"] = config.model.learning_rate
+            config["optimizer.init_args.fused"] = None
         if config.get("optimizer") and not half:
             arguments = config.optimizer.init_args
             if "fused" in arguments and arguments.fused is None and not arguments.get("foreach"):
@@ -377,12 +379,6 @@ def _check_trainer(flags: Namespace) -> None:
             f"--strategy {flags.strategy} leaves the trained network in processes of its own, and "
             "none to be tested; --strategy ddp trains in as many processes",
         )
-
-
-def _optimizer_config(learning_rate: float) -> Namespace:
-    adam = {"class_path": "torch.optim.Adam", "init_args": {"lr": learning_rate, "fused": None}}
-    namespace: Namespace = dict_to_namespace(adam)
-    return namespace
 
 
 def main(args: Sequence[str] | None = None) -> int:

@@ -136,7 +136,7 @@ def main(args: Sequence[str] | None = None) -> int:
 
 
 def _main(args: Sequence[str]) -> int:
-    own, others = _parser().parse_known_args(args)
+    own, others = compare_parser().parse_known_args(args)
     given, shared = _split(others)
     if bool(given) == bool(own.runs):
         raise ArgumentError(None, "give settings in quotes, or finished runs after --from")
@@ -171,7 +171,8 @@ def _rich(table: pd.DataFrame) -> Table:
     return rich
 
 
-def _parser() -> ArgumentParser:
+def compare_parser() -> ArgumentParser:
+    """Return the parser of the flags of ``scripts/compare.py`` that are not of ``train.py``."""
     parser = ArgumentParser(
         "compare.py",
         usage='%(prog)s "FLAGS" "FLAGS" ... [options] [flags of train.py for all]\n'
@@ -257,7 +258,7 @@ def compare(
             if any(word.startswith("--seed_everything") for word in [*given, *flags]):
                 raise ArgumentError(None, "--seed_everything: --seeds gives the seeds")
             cli = SettingCLI([*flags, *given, "--seed_everything", "0"])
-            config = yaml.safe_load(cli.parser.dump(cli.config, skip_none=False))
+            config = yaml.safe_load(cli.parser.dump(cli.config, skip_unset=False))
             provenance = cli.datamodule.provenance
         except (
             ArgumentError,

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from gpa_lightning.commands.predict import file_parser, restore, trained_on
 from gpa_lightning.commands.quiet import quieten_third_parties
 from gpa_lightning.commands.refusal import refuse
-from gpa_lightning.resuming.checkpoint import DATA_KEY, CheckpointError, read_checkpoint
+from gpa_lightning.resuming.checkpoint import CheckpointError
 from gpa_lightning.resuming.whole_file import OutputError, whole_file
 
 INPUT, OUTPUT = "scores", "gpas"
@@ -83,22 +83,20 @@ def export_file(
             None, f"--format onnx: needs {' and '.join(missing)}: pip install onnx onnxscript"
         )
     with whole_file(output, overwrite) as temporary:
-        checkpoint = read_checkpoint(ckpt_path)
-        _, network = restore(checkpoint, ckpt_path)
-        data = checkpoint[DATA_KEY]
-        model = FromRawScores(network, data["mean"], data["scale"]).eval()
+        trained = restore(ckpt_path)
+        model = FromRawScores(trained.network, **trained.scaler).eval()
         if not all(bool(tensor.isfinite().all()) for tensor in model.state_dict().values()):
             raise CheckpointError(f"{ckpt_path}: the training that wrote it diverged")
-        names = [str(name) for name in data["feature_names"]]
+        names = trained.feature_names
         (_write_onnx if format == "onnx" else _write_pt2)(model, names, temporary)
     return (
         f"{output} takes {', '.join(names)}, in this order; "
-        f"the checkpoint was trained on {trained_on(checkpoint)}"
+        f"the checkpoint was trained on {trained_on(trained.provenance)}"
     )
 
 
 class FromRawScores(nn.Module):
-    """A network with its scaler in front, rounded where `GPADataModule.standardise` rounds.
+    """A network with its scaler in front, rounded where `standardised` rounds.
 
     Args:
         network: Maps standardised scores ``(batch, in_features)`` to ``(batch, 1)``.

@@ -7,7 +7,7 @@ from argparse import ArgumentError, RawDescriptionHelpFormatter
 from collections import OrderedDict
 from collections.abc import Sequence
 from inspect import signature
-from typing import Any, Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -15,12 +15,13 @@ import pyarrow as pa
 import torch
 from jsonargparse import ArgumentParser
 from pyarrow import parquet
-from torch import nn
+from torch import Tensor, nn
 
 from gpa_lightning.commands.refusal import refuse
-from gpa_lightning.data.datamodule import EVALUATION_ROWS, GPADataModule
+from gpa_lightning.data.loaders import EVALUATION_ROWS
 from gpa_lightning.data.sources import read_scores
-from gpa_lightning.data.table import DataError
+from gpa_lightning.data.split import standardised
+from gpa_lightning.data.table import Array, DataError, Provenance
 from gpa_lightning.network import FullyConnectedNetwork
 from gpa_lightning.resuming.checkpoint import DATA_KEY, CheckpointError, read_checkpoint
 from gpa_lightning.resuming.whole_file import OutputError, whole_file
@@ -117,13 +118,13 @@ def predict_file(
         raise OutputError(f"{output}: is the input, which must not be replaced")
     with whole_file(output, overwrite) as temporary:
         device = _device(accelerator)
-        checkpoint = read_checkpoint(ckpt_path)
-        data, network = restore(checkpoint, ckpt_path)
-        frame, features = read_scores(input, checkpoint[DATA_KEY]["feature_names"])
-        name = f"predicted_{data.target_name}"
+        trained = restore(ckpt_path)
+        frame, features = read_scores(input, trained.feature_names)
+        name = f"predicted_{trained.target_name}"
         if name.casefold() in map(str.casefold, frame.columns):
             raise DataError(f"{input}: there is a column {name!r} already; leave it out")
-        gpas = _predict(data, network.to(device), features)
+        trained.network.to(device)
+        gpas = _predict(trained, features)
         infinite = np.flatnonzero(~np.isfinite(gpas) & np.isfinite(features).all(axis=1))
         if infinite.size:
             raise DataError(
@@ -141,15 +142,14 @@ def predict_file(
             frame.to_csv(temporary, index=False, sep=separator, decimal=decimal)
     return (
         f"{len(frame):,} rows written to {output}; "
-        f"the checkpoint was trained on {trained_on(checkpoint)}"
+        f"the checkpoint was trained on {trained_on(trained.provenance)}"
     )
 
 
-def trained_on(checkpoint: dict[str, Any]) -> str:
+def trained_on(provenance: Provenance) -> str:
     """Say which data a checkpoint was trained on, loudly if there are no students in them."""
-    provenance = checkpoint[DATA_KEY]["provenance"]
-    data = f"{provenance['location']!r}, {provenance['rows']} rows"
-    if provenance["kind"] == "synthetic":
+    data = f"{provenance.location!r}, {provenance.rows} rows"
+    if provenance.kind == "synthetic":
         return f"SYNTHETIC DATA, NOT ON REAL STUDENTS: these GPAs mean nothing ({data})"
     return data
 
@@ -161,26 +161,40 @@ def _device(accelerator: Accelerator) -> torch.device:
     return torch.device("cpu") if accelerator == "cpu" or gpu is None else gpu
 
 
-def restore(checkpoint: dict[str, Any], ckpt_path: str) -> tuple[GPADataModule, nn.Sequential]:
-    """Rebuild what a checkpoint was trained with: the scaler, in its data module, and the network.
+class Trained(NamedTuple):
+    """What a checkpoint holds that predicts.
+
+    Attributes:
+        network: Maps standardised scores ``(batch, in_features)`` to predictions ``(batch, 1)`` in
+            the target's units; in evaluation mode and single precision.
+        scaler: ``mean`` and ``scale`` of each score, float64 of shape ``(in_features,)``.
+        feature_names: The columns, in the network's order.
+        target_name: What is predicted.
+        provenance: Which data it was trained on.
+    """
+
+    network: nn.Sequential
+    scaler: dict[str, Tensor]
+    feature_names: list[str]
+    target_name: str
+    provenance: Provenance
+
+
+def restore(ckpt_path: str) -> Trained:
+    """Read a checkpoint, and rebuild its network with the target's units behind it.
 
     No more of the regressor, since these need nothing but plain numbers: the hyperparameters of
-    one from the command line also name code to import.
+    one from the command line also name code to import. And no data module, nor anything else of
+    Lightning's, which takes longer to import than most tables to predict.
 
     Args:
-        checkpoint: What `read_checkpoint` has read.
-        ckpt_path: Where from, for the message.
-
-    Returns:
-        The data module, and the network with the target's units behind it, in evaluation mode and
-        single precision.
+        ckpt_path: A checkpoint that this project's training wrote.
 
     Raises:
-        CheckpointError: If the checkpoint lacks a part, or its parts do not belong together.
+        CheckpointError: If it cannot be read, lacks a part, or its parts do not belong together.
     """
-    data = GPADataModule()
+    checkpoint = read_checkpoint(ckpt_path)
     try:
-        data.load_state_dict(checkpoint[DATA_KEY])
         sizes = {name: checkpoint["hyper_parameters"][name] for name in _ARGUMENTS}
         with torch.device("meta"):  # whatever sizes it claims, no memory but that of its weights
             parts = {"network": FullyConnectedNetwork(**sizes), "target_units": TargetUnits()}
@@ -192,23 +206,29 @@ def restore(checkpoint: dict[str, Any], ckpt_path: str) -> tuple[GPADataModule, 
         }
         network.load_state_dict(weights, assign=True)
         network.float().eval()  # from any precision of the training
-        _predict(data, network, np.zeros((1, len(checkpoint[DATA_KEY]["feature_names"]))))
+        data = checkpoint[DATA_KEY]
+        trained = Trained(
+            network,
+            scaler={name: data[name] for name in ("mean", "scale")},
+            feature_names=[str(name) for name in data["feature_names"]],
+            target_name=str(data["target_name"]),
+            provenance=Provenance(**data["provenance"]),
+        )
+        _predict(trained, np.zeros((1, len(trained.feature_names))))
     except Exception as error:  # a file that anyone may have made can raise anything
         raise CheckpointError(f"{ckpt_path}: is incomplete or contradicts itself") from error
-    return data, network
+    return trained
 
 
 _ARGUMENTS = tuple(signature(FullyConnectedNetwork).parameters)
 
 
 @torch.inference_mode()
-def _predict(
-    data: GPADataModule, network: nn.Sequential, features: npt.NDArray[np.float64]
-) -> npt.NDArray[np.float32]:
+def _predict(trained: Trained, features: Array) -> npt.NDArray[np.float32]:
     """Predict GPAs, shape ``(rows,)``, from raw scores ``(rows, in_features)``, in blocks."""
     with np.errstate(all="ignore"):  # what overflows is found in the predictions
-        x = data.standardise(features)
-    device = next(network.parameters()).device
-    blocks = [network(block.to(device)).cpu() for block in torch.split(x, EVALUATION_ROWS)]
+        x = torch.from_numpy(standardised(features, trained.scaler))
+    device = next(trained.network.parameters()).device
+    blocks = [trained.network(block.to(device)).cpu() for block in torch.split(x, EVALUATION_ROWS)]
     gpas: npt.NDArray[np.float32] = torch.cat(blocks).squeeze(1).numpy()
     return gpas

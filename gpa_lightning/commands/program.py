@@ -6,9 +6,9 @@ import sys
 from collections.abc import Callable, Sequence
 from importlib import import_module
 
+from gpa_lightning import __version__
 from gpa_lightning.commands.nearest import did_you_mean
 from gpa_lightning.commands.refusal import refuse
-from gpa_lightning.resuming.checkpoint import VERSION
 
 # by name: where its function is, which is imported when it is called, and what it does
 COMMANDS = {
@@ -17,6 +17,7 @@ COMMANDS = {
     "export": ("export:main", "export a checkpoint to ONNX or PyTorch's pt2"),
     "compare": ("compare:main", "train several settings on the same seeds, and compare them"),
     "study": ("study:main", "reproduce the lecture's claims"),
+    "completion": ("completion:main", "print what lets a shell complete all this"),
 }
 LIGHTNINGS = {
     "fit": "train, and no more",
@@ -40,7 +41,7 @@ def main(args: Sequence[str] | None = None) -> int:
         return 0
     name, *rest = given
     if name == "--version":
-        print(f"gpa-lightning {VERSION}")  # noqa: T201
+        print(f"gpa-lightning {__version__}")  # noqa: T201
         return 0
     if name in LIGHTNINGS:
         return _function("cli:main")(given)

@@ -48,7 +48,7 @@ def main(args: Sequence[str] | None = None) -> int:
 
 def _main(args: Sequence[str] | None) -> int:
     console = Console(soft_wrap=True, highlight=False)
-    parser = _parser()
+    parser = study_parser()
     try:
         config = parser.parse_args(args)
     except ArgumentError as error:
@@ -125,7 +125,8 @@ def _first_line(module: str) -> str:
     return (sys.modules[module].__doc__ or "").splitlines()[0]
 
 
-def _parser() -> ArgumentParser:
+def study_parser() -> ArgumentParser:
+    """Return the parser of ``scripts/study.py``."""
     parser = ArgumentParser(
         prog="study.py",
         description="Measure what the lecture says about overfitting, and check its claims. "

@@ -25,8 +25,8 @@ from gpa_lightning.callbacks.run_folder import run_folder
 from gpa_lightning.callbacks.tensorboard import tensorboard_loggers
 from gpa_lightning.commands.effects import LOGS
 from gpa_lightning.data.baselines import baseline_losses
-from gpa_lightning.data.datamodule import EVALUATION_ROWS, GPADataModule
-from gpa_lightning.data.loaders import TableDataset
+from gpa_lightning.data.datamodule import GPADataModule
+from gpa_lightning.data.loaders import EVALUATION_ROWS, TableDataset
 from gpa_lightning.losses import evaluation_mse
 from gpa_lightning.regressor import GPARegressor
 from gpa_lightning.resuming.checkpoint import read_checkpoint

@@ -13,7 +13,7 @@ import gzip
 import io
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from itertools import islice
+from itertools import compress, islice
 from typing import IO, ClassVar
 
 import numpy as np
@@ -145,7 +145,7 @@ class CsvFile:
             values = np.column_stack([column.to_numpy() for column in numbers])
             too_large = (np.abs(values) > LARGEST).any(axis=0)
             if too_large.any():
-                raise self._mistake(line, block, [picked[i] for i in np.flatnonzero(too_large)])
+                raise self._mistake(line, block, [*compress(picked, too_large)])
 
             def place(row: int, line: int = line, block: bytes = block) -> str:
                 return f"line {next(islice(self._lines(line, block), row, None))[0]}"

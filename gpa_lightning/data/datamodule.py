@@ -16,7 +16,7 @@ from lightning.pytorch.callbacks import BatchSizeFinder
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from gpa_lightning.data.loaders import BatchSampler, TableDataset, table_loader
+from gpa_lightning.data.loaders import EVALUATION_ROWS, BatchSampler, TableDataset, table_loader
 from gpa_lightning.data.split import MeanAndScale, Split, blocks, fit_scaler, standardised
 from gpa_lightning.data.table import (
     FEATURES,
@@ -39,9 +39,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-
-EVALUATION_ROWS = 2048
-"""Rows a batch where no gradient is needed: large enough to be fast, small enough for a GPU."""
 
 BATCHES_AT_LEAST = 32
 """Batches of an epoch, where their size is left to the table's."""

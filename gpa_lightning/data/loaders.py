@@ -14,6 +14,9 @@ from torch.utils.data import DataLoader, DistributedSampler, SequentialSampler, 
 
 from gpa_lightning.data.split import shuffled_rows
 
+EVALUATION_ROWS = 2048
+"""Rows a batch where no gradient is needed: large enough to be fast, small enough for a GPU."""
+
 _GATHERED_ROWS = 4096  # at once: about 160 KB
 
 

@@ -11,11 +11,10 @@ from typing import Any
 
 import torch
 
+from gpa_lightning import __version__
+
 CHECKPOINT_FORMAT = 1
 """What a checkpoint holds; raised by a change after which older checkpoints cannot be read."""
-
-VERSION = "0.1.0"
-"""The package's version, for ``pyproject.toml`` too: it has to be known without installing."""
 
 PROJECT_KEY = "gpa_lightning"
 DATA_KEY = "GPADataModule"
@@ -52,7 +51,7 @@ def stamp(state: dict[str, Any]) -> None:
     Args:
         state: The data module's part of a checkpoint, before it is saved.
     """
-    state[PROJECT_KEY] = {"version": VERSION, "format": CHECKPOINT_FORMAT}
+    state[PROJECT_KEY] = {"version": __version__, "format": CHECKPOINT_FORMAT}
 
 
 def read_checkpoint(path: str | Path) -> dict[str, Any]:
@@ -96,7 +95,7 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
         )
     if record.get("format") != CHECKPOINT_FORMAT:
         raise CheckpointError(
-            f"{path}: has format {record.get('format')!r}, and gpa-lightning {VERSION} reads "
+            f"{path}: has format {record.get('format')!r}, and gpa-lightning {__version__} reads "
             f"format {CHECKPOINT_FORMAT}; use it with gpa-lightning {record.get('version')!r}, "
             "which wrote it, or train again"
         )

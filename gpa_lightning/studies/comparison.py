@@ -156,8 +156,8 @@ class Comparison:
             axes.set(xlabel="epoch", ylabel=MSE)
             axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         handles = [Line2D([], [], label=name, **look) for name, look in looks.items()]
-        for label, line in (("training", "--"), ("validation", "-")):
-            handles.append(Line2D([], [], color="0.3", linestyle=line, label=label))
+        handles.append(Line2D([], [], color="0.3", linestyle="--", label="training"))
+        handles.append(Line2D([], [], color="0.3", linestyle="-", label="validation"))
         figure.legend(handles=handles, loc="outside lower center", ncols=2, frameon=False)
         return figure
 

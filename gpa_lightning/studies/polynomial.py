@@ -44,8 +44,7 @@ def basis(x: Array, degree: int) -> Array:
         Values, shape ``(n, degree + 1)``.
     """
     scale = np.sqrt((2 * np.arange(degree + 1) + 1) / END)
-    values: Array = legendre.legvander(2 * x / END - 1, degree) * scale
-    return values
+    return np.asarray(legendre.legvander(2 * x / END - 1, degree) * scale, np.float64)
 
 
 def least_squares(matrix: Array, target: Array) -> Array:

@@ -19,9 +19,9 @@ from matplotlib.figure import Figure
 from matplotlib.image import imread
 from torch.utils.tensorboard import SummaryWriter
 
+from gpa_lightning import __version__
 from gpa_lightning.data.table import Provenance
 from gpa_lightning.hardware import graphics_processor, processor, versions
-from gpa_lightning.resuming.checkpoint import VERSION
 from gpa_lightning.resuming.whole_file import OutputError, whole_file
 from gpa_lightning.studies.settings import Settings
 
@@ -196,7 +196,7 @@ def describe_table(table: Provenance) -> str:
 
 def versions_and_hardware(settings: Settings) -> Iterator[str]:
     """Yield a line on the versions, and one on the hardware."""
-    yield f"versions: gpa-lightning {VERSION}, {versions(PACKAGES)}"
+    yield f"versions: gpa-lightning {__version__}, {versions(PACKAGES)}"
     gpu = f"; {graphics_processor()}" if settings.device == "gpu" else ""
     yield f"hardware: {processor()}, {os.cpu_count()} cores, {platform.system()}{gpu}"
 

@@ -19,12 +19,11 @@ from lightning.pytorch import Callback, LightningDataModule, Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 
-from gpa_lightning import GPADataModule, GPARegressor, default_callbacks
+from gpa_lightning import GPADataModule, GPARegressor, __version__, default_callbacks
 from gpa_lightning.callbacks import HyperparameterTable
 from gpa_lightning.callbacks.notebook_progress import NotebookProgress
 from gpa_lightning.estimator import quiet_lightning
 from gpa_lightning.losses import evaluation_mse
-from gpa_lightning.resuming.checkpoint import VERSION
 from gpa_lightning.resuming.whole_file import OutputError, whole_file
 from gpa_lightning.studies.settings import Settings
 
@@ -65,7 +64,7 @@ class Run:
             "test_size": settings.data.get("test_size"),
             "data": settings.provenance.sha256,
             "device": settings.device,
-            "version": VERSION,
+            "version": __version__,
         }
         if settings.most_rows is not None:
             facts["most_rows"] = settings.most_rows
@@ -148,12 +147,12 @@ def _engine(settings: Settings) -> Iterator[int]:
             versions = set(client.run(_version).values())
         except (ModuleNotFoundError, AttributeError, RuntimeError) as error:
             raise WorkerError(
-                f"{where}: scheduler or workers lack gpa-lightning {VERSION}: install "
+                f"{where}: scheduler or workers lack gpa-lightning {__version__}: install "
                 "it there, or start them with its folder in PYTHONPATH"
             ) from error
-        if versions != {VERSION}:
+        if versions != {__version__}:
             raise WorkerError(
-                f"{where}: the workers have gpa-lightning {', '.join(versions)}, not {VERSION}"
+                f"{where}: the workers have gpa-lightning {', '.join(versions)}, not {__version__}"
             )
         try:
             with parallel_config("dask", client=client):
@@ -166,7 +165,7 @@ def _engine(settings: Settings) -> Iterator[int]:
 
 
 def _version() -> str:
-    return VERSION
+    return __version__
 
 
 def _numbered(

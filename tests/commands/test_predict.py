@@ -237,6 +237,24 @@ def test_synthetic_data_are_named_loudly(here, capsys):
     assert out.count("\n") == 1
 
 
+def test_a_new_process_imports_no_more_than_it_needs(here):
+    program = """
+import sys
+from gpa_lightning.commands.program import main
+
+main(["--help"])
+assert "torch" not in sys.modules
+main(["predict", *sys.argv[1:]])
+print({"lightning", "sklearn", "tensorboard", "torch", "torchmetrics"} & sys.modules.keys())
+"""
+    flags = ["--ckpt_path", "last.ckpt", "--input", "students.csv", "--output", "predictions.csv"]
+    environment = {**os.environ, "PYTHONPATH": str(PROJECT)}
+    result = run("-c", program, *flags, env=environment)
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.endswith("\n{'torch'}\n")
+    assert Path("predictions.csv").exists()
+
+
 def test_help_has_an_example(capsys):
     with pytest.raises(SystemExit, match="0"):
         main(["--help"])

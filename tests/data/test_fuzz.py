@@ -98,7 +98,7 @@ def read(path: Path) -> None:
     for names in (FEATURES, ("a", "D")):
         try:
             scores = read_scores(path, names)
-        except DataError as error:  # noqa: PERF203  each is looked at
+        except DataError as error:
             said(error, path)
         else:
             assert not np.isinf(scores.features).any()

@@ -12,11 +12,11 @@ import torch
 from lightning.pytorch import Trainer
 from lightning.pytorch.demos.boring_classes import BoringModel
 
+from gpa_lightning import __version__
 from gpa_lightning.resuming.checkpoint import (
     CHECKPOINT_FORMAT,
     DATA_KEY,
     PROJECT_KEY,
-    VERSION,
     CheckpointError,
     find_last,
     read_checkpoint,
@@ -59,7 +59,7 @@ def refused(path: Path, message: str) -> None:
 def test_what_was_saved_is_read(path):
     checkpoint = read_checkpoint(str(path))
     assert checkpoint["state_dict"]["network.weight"].equal(WEIGHTS)
-    assert checkpoint[PROJECT_KEY] == {"version": VERSION, "format": CHECKPOINT_FORMAT}
+    assert checkpoint[PROJECT_KEY] == {"version": __version__, "format": CHECKPOINT_FORMAT}
 
 
 def test_newest_last_checkpoint_is_found(tmp_path):
@@ -189,5 +189,5 @@ def test_what_is_no_checkpoint_of_this_project_is_refused(path, saved):
 @pytest.mark.parametrize("number", [CHECKPOINT_FORMAT + 1, CHECKPOINT_FORMAT - 1, None])
 def test_other_format_is_refused_with_the_version_that_reads_it(path, number):
     torch.save(content() | {PROJECT_KEY: {"version": "9.8.7", "format": number}}, path)
-    refused(path, f"has format {number}, and gpa-lightning {VERSION} reads format 1")
+    refused(path, f"has format {number}, and gpa-lightning {__version__} reads format 1")
     refused(path, "use it with gpa-lightning '9.8.7', which wrote it, or train again")

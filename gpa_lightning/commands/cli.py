@@ -136,7 +136,12 @@ class GPALightningCLI(LightningCLI):
         args: The command line, without the program's name.
         run: Whether the first argument is a subcommand to run.
         kwargs: Passed on to `LightningCLI`.
+
+    Attributes:
+        beside: Flags that the program has besides those of the parser.
     """
+
+    beside: ClassVar[Sequence[str]] = ()
 
     def __init__(self, args: Sequence[str], run: bool = True, **kwargs: Any) -> None:
         self._given, self._runs = list(args), run
@@ -221,7 +226,8 @@ class GPALightningCLI(LightningCLI):
     def _refusal(self, error: Exception) -> ArgumentError:
         subcommands = (word for word in self._given if word in self.subcommands())
         subcommand = next(subcommands, None) if self._runs else None
-        return ArgumentError(None, explain(error, self._parser(subcommand), self._given))
+        parser = self._parser(subcommand)
+        return ArgumentError(None, explain(error, parser, self._given, self.beside))
 
     def _parse_ckpt_path(self) -> None:
         """Take a checkpoint's hyperparameters for those of the model that is to be evaluated.

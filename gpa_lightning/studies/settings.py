@@ -11,11 +11,14 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from jsonargparse.typing import restricted_number_type
 
 from gpa_lightning import GPADataModule
 from gpa_lightning.data.table import DataError, Provenance
 
 OUTPUT = Path("lightning_studies")
+Jobs = restricted_number_type("Jobs", int, [(">=", 1), ("==", -1)], join="or")
+"""What ``--n_jobs`` takes."""
 
 
 @contextmanager

@@ -12,6 +12,9 @@ from runs import run_folder
 from gpa_lightning import GPADataModule, GPARegressor
 from gpa_lightning.commands.cli import main
 from gpa_lightning.commands.compare import main as compare
+from gpa_lightning.commands.export import main as export
+from gpa_lightning.commands.predict import main as predict
+from gpa_lightning.commands.program import main as named
 from gpa_lightning.commands.run_names import short_name
 from gpa_lightning.commands.study import main as study
 from gpa_lightning.commands.train import train
@@ -102,6 +105,7 @@ class TestMistakes:
         ("flags", "line"),
         [
             ("--epochs 3", "there is no --epochs; did you mean --max_epochs?"),
+            ("--epoch 3", "there is no --epoch; did you mean --max_epochs?"),
             ("--lr 0.01", "there is no --lr; did you mean --learning_rate?"),
             ("--dropuot 0.1", "there is no --dropuot; did you mean --dropout?"),
             ("--max-epochs=3", "there is no --max-epochs; did you mean --max_epochs?"),
@@ -301,16 +305,56 @@ class TestMistakes:
             ("polynomial --quik", "there is no --quik; did you mean --quick?"),
             ("polynomial --seeds 0 x", "--seeds takes a whole number, not x"),
             ("polynomial --n_jobs x", "--n_jobs takes -1 or a whole number above 0, not x"),
+            ("polynomial --n_jobs 0", "--n_jobs takes -1 or a whole number above 0, not 0"),
+            ("polynomial --seeds -1", "--seeds takes a whole number from 0 on, not -1"),
+            ("polynomial --seeds", "--seeds needs a value"),
+            ("--quick", "name must be given; --help tells how"),
             ("polynomial --data.sourc3 file", "there is no --data.sourc3; did you mean --data.so"),
         ],
     )
     def test_the_studies_say_the_same(self, flags, line, workplace, capsys):
         assert refusal(study, flags.split(), capsys).startswith(line)
 
-    def test_a_comparison_says_the_same(self, workplace, capsys):
-        line = refusal(compare, ["", "--epochs 3"], capsys)
-        assert line == 'setting "--epochs 3": there is no --epochs; did you mean --max_epochs?'
-        assert refusal(compare, ["", "--dropout x"], capsys).endswith("takes a number, not x")
+    @pytest.mark.parametrize(
+        ("args", "line"),
+        [
+            (
+                ["", "--epochs 3"],
+                'setting "--epochs 3": there is no --epochs; did you mean --max_epochs?',
+            ),
+            (["", "--dropout x"], 'setting "--dropout x": --dropout takes a number, not x'),
+            (["", "--seds", "2"], 'setting "": there is no --seds; did you mean --seeds?'),
+            (["--seeds 2"], 'setting "--seeds 2": --seeds is for all settings, and goes behind th'),
+            (["", "--seeds", "x"], "--seeds takes a whole number above 0, not x"),
+            (["", "--n_jobs", "-2"], "--n_jobs takes -1 or a whole number above 0, not -2"),
+            (["", "--output"], "--output needs a value"),
+        ],
+    )
+    def test_a_comparison_says_the_same(self, args, line, table, workplace, capsys, monkeypatch):
+        monkeypatch.setenv("GPA_CSV", str(table))  # the first setting is read before the second
+        assert refusal(compare, args, capsys).startswith(line)
+
+    @pytest.mark.parametrize(
+        "program", [predict, export, lambda flags: named(["predict", *flags])], ids=repr
+    )
+    def test_what_makes_a_file_of_a_checkpoint_says_the_same(self, program, workplace, capsys):
+        def line(flags):
+            return refusal(program, flags.split(), capsys)
+
+        assert line("--ckptpath x") == "there is no --ckptpath; did you mean --ckpt_path?"
+        assert line("--outptu=x") == "there is no --outptu; did you mean --output?"
+        assert line("--config x") == "there is no --config; --help lists them"
+        assert line("x --output x") == "x belongs to no flag; flags begin with --"
+        assert line("--ckpt_path x --output") == "--output needs a value"
+        missing = line("--output x")
+        assert missing.startswith("--ckpt_path, --")
+        assert missing.endswith(" must be given; --help tells how")
+
+    def test_their_choices(self, workplace, capsys):
+        line = refusal(predict, ["--accelerator", "cpuu"], capsys)
+        assert line == "--accelerator takes auto, cpu or gpu, not cpuu; did you mean cpu?"
+        line = refusal(export, ["--format", "onx"], capsys)
+        assert line == "--format takes onnx or pt2, not onx; did you mean onnx?"
 
 
 class TestUsersCallbacks:

@@ -38,6 +38,7 @@ _TYPES = {
     r"abc\.Sequence|class 'list'|class 'tuple'": "a list in brackets, such as [1,2]",
     r"class 'dict'": "a dictionary in braces, such as {1: 2}",
     r"Callable": "the path of a function",
+    r"timedelta": "a time, such as 1:30:00",
     r"NoneType": "null",
 }
 

@@ -229,6 +229,9 @@ def print_summary(
         tested = f"best {fitted.monitor}"
         where = position_of(read_checkpoint(fitted.checkpoint))
         lines.append(("best epoch", f"{where} ({fitted.monitor} {fitted.best:.4f})"))
+    elif fitted.monitor:
+        why = f"no checkpoint was saved by {fitted.monitor}, see --checkpoint and --trainer"
+        lines.append(("best epoch", f"not kept: {why}"))
     if fitted.averaging:
         tested += f", weights averaged by {fitted.averaging}"
     for name, loss in losses.items():

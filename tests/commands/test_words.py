@@ -520,6 +520,24 @@ class TestEffects:
                 "--trainer.gradient_clip_val must not be negative, got -1",
             ),
             ("--devices 1000", "--devices 1000: so many processes would stop a machine of "),
+            (
+                "--data.num_workers 999",
+                "--data.num_workers 999: so many processes would stop a mac",
+            ),
+            ("--patience -1", "--patience must not be negative, got -1"),
+            ("--trainer.min_steps -1", "--trainer.min_steps must not be negative, got -1"),
+            ("--trainer.min_epochs -1", "--trainer.min_epochs must not be negative, got -1"),
+            ("--trainer.log_every_n_steps -1", "--trainer.log_every_n_steps must not be negative"),
+            ("--trainer.profiler xla", "--trainer.profiler xla needs torch_xla, which is not inst"),
+            ("--name a/b", "--name a/b: names one folder, without a slash"),
+            (
+                "--stop_on_divergence.check_every_n_steps 0",
+                "StopOnDivergence: check_every_n_steps must be at least 1, got 0",
+            ),
+            (
+                "--checkpoint.train_time_interval 1",
+                "--checkpoint.train_time_interval takes a time, such as 1:30:00 or null, not 1",
+            ),
         ],
     )
     def test_refused(self, flags, line, small, capsys):
@@ -547,6 +565,62 @@ class TestEffects:
         name, algorithm = sorted(capsys.readouterr().err.splitlines())
         assert name == "warning: --name x changes nothing: no logger makes a folder of that name"
         assert algorithm.endswith("norm changes nothing without --trainer.gradient_clip_val")
+
+    def test_flags_of_the_trainer_that_are_idle_here(self, small, capsys):
+        flags = "--trainer.limit_train_batches 0 --trainer.limit_predict_batches 1 --penalty l2"
+        flags += " --penalty_weight 0 --trainer.min_epochs 5 --trainer.model_registry mine"
+        flags += " --trainer.use_distributed_sampler false --stop_on_divergence.monitor val_los"
+        assert train([*small, *flags.split()]) == 0
+        output = capsys.readouterr()
+        assert sorted(output.err.splitlines()) == [
+            "warning: --penalty l2 adds nothing with --penalty_weight 0",
+            "warning: --trainer.limit_predict_batches 1 changes nothing: predictions are made by "
+            "predict.py, of all rows",
+            "warning: --trainer.limit_train_batches 0 lets the network learn from nothing",
+            "warning: --trainer.min_epochs 5 changes nothing beyond max_epochs, which is 1",
+            "warning: --trainer.model_registry mine changes nothing: nothing is uploaded",
+            "warning: --trainer.use_distributed_sampler false changes nothing: the data deal their "
+            "rows out to processes by themselves",
+        ]
+
+    def test_a_metric_that_nothing_logs(self, small, capsys):
+        flags = "--stop_on_divergence.monitor val_los --early_stopping.monitor val_mea"
+        assert train([*small, *flags.split(), "--early_stopping.strict", "false"]) == 0
+        first, second = sorted(capsys.readouterr().err.splitlines())
+        assert first.startswith("warning: EarlyStopping: no metric val_mea is logged; did you mean")
+        assert second.startswith("warning: StopOnDivergence: no metric val_los is logged; did you")
+
+    def test_a_best_checkpoint_that_is_not_kept(self, small, capsys):
+        assert train([*small, "--checkpoint.every_n_epochs", "0"]) == 0
+        lines = capsys.readouterr().out.splitlines()
+        (best,) = (line.split(maxsplit=2)[2] for line in lines if line.startswith("best epoch"))
+        assert (
+            best == "not kept: no checkpoint was saved by val_loss, see --checkpoint and --trainer"
+        )
+
+    def test_a_cache_without_streaming(self, small, table, caplog):
+        GPADataModule(path=str(table), in_memory=False, cache_dir="tables").prepare_data()
+        assert "changes nothing" not in caplog.text
+        assert train([*small, "--data.cache_dir", "tables"]) == 0
+        line = "--data.cache_dir tables changes nothing: the table is taken into memory"
+        assert caplog.text.count(line) == 1
+
+    def test_what_barebones_leaves_out(self, small, capsys):
+        flags = "--trainer.barebones true --patience 3 --checkpoint null --dropout 0.1"
+        assert train([*small, *flags.split()]) == 0
+        warnings = [each for each in capsys.readouterr().err.splitlines() if "warning: --" in each]
+        assert warnings == ["warning: --patience 3 changes nothing with --trainer.barebones true"]
+
+    @pytest.mark.parametrize(
+        ("flags", "said"),
+        [
+            ("--early_stopping.verbose true", "Metric val_loss improved. New best score"),
+            ("--trainer.profiler simple", "Profiler Report"),
+        ],
+    )
+    def test_what_talks_is_heard(self, flags, said, small, caplog):
+        assert train([*small, *flags.split()]) == 0
+        assert said in caplog.text
 
 
 class TestSummary:

@@ -125,6 +125,27 @@ def test_a_target_that_counts_the_rows_is_warned_of(values, caplog):
     assert not caplog.text
 
 
+@pytest.mark.parametrize(
+    ("name", "values", "warned"),
+    [
+        ("id", (7, 3, 9, 4), True),
+        ("ID", (7, 3, 3, 4), True),
+        ("patient_id", (7, 3, 9, 4), True),
+        ("PassengerId", (7, 3, 9, 4), True),
+        ("Subject", (1, 2, 1, 2), True),
+        ("townid", (1, 1, 2, 5), True),  # whose words are not told apart, but which never falls
+        ("paid", (40, 20, 90, 70), False),
+        ("id", (0.5, 0.2, 0.9, 0.7), False),
+        ("cases", (7, 8, 11, 40), False),
+    ],
+)
+def test_a_target_that_is_named_like_an_id_is_warned_of(name, values, warned, caplog):
+    load(f"a,{name}\n" + "".join(f"{i % 3},{n}\n" for i, n in enumerate(values)))
+    said = f"the target {name!r} seems to name rows or groups of them, not to measure anything"
+    assert (said in caplog.text) == warned
+    assert bool(caplog.text) == warned
+
+
 # Forms that other programs write
 
 
@@ -180,6 +201,11 @@ FORMS = {  # the text, what is read of it, and what is said
     "truth values, semicolons": ("a;b\ntrue;2,5\nfalse;5\n", cells([1, 2.5], [0, 5]), "semicolons"),
     "a truth value to predict": ("a,b\n1,true\n2,false\n", cells([1, 1], [2, 0]), ""),
     "names that are years": ("name,y,2011\n1,2,3\n2,4,7\n", cells([1, 2, 3], [2, 4, 7]), ""),
+    "names that are years, of R": (
+        '"","1940","1945","1950"\n"Food",22.2,44.5,59.6\n"Health",3.5,5.8,9.7\n',
+        cells([22.2, 44.5, 59.6], [3.5, 5.8, 9.7]),
+        "no name",
+    ),
     "names that are mostly years": (
         "id,2010,2011,2012\n7,2,3,4\n9,4,7,5\n",
         cells([7, 2, 3, 4], [9, 4, 7, 5]),

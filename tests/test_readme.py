@@ -130,7 +130,7 @@ def test_python(program, home, capsys):
 
 def test_changes_in_python(home, capsys):
     parts = [block for kind, block in CHANGES if kind == "python"]
-    program = "".join(parts).replace("rounds=3", "rounds=1")
+    program = "".join(parts).replace("rounds=3", "rounds=1").replace("epochs=2", "epochs=1")
     names: dict[str, Any] = {"__name__": "__main__"}
     exec(compile(program, "change-something.md", "exec"), names)
     numbers = dict(

@@ -207,7 +207,7 @@ class CsvFile:
         # pandas names columns without names by their numbers, and the column of those not at all
         by_pandas = cells == ["", *map(str, range(len(cells) - 1))]
         # years, say, behind the names of other columns or none
-        steps = {b - a for a, b in pairwise(map(self._number, numbers))}
+        steps = {round(b - a, 9) for a, b in pairwise(map(self._number, numbers))}
         behind_others = valued < len(cells) or not cells[0].strip()
         counting = behind_others and len(numbers) > 2 and len(steps) == 1 and min(steps) > 0
         names = [cell for cell in cells if cell.strip()]

@@ -201,8 +201,8 @@ FORMS = {  # the text, what is read of it, and what is said
     "truth values, semicolons": ("a;b\ntrue;2,5\nfalse;5\n", cells([1, 2.5], [0, 5]), "semicolons"),
     "a truth value to predict": ("a,b\n1,true\n2,false\n", cells([1, 1], [2, 0]), ""),
     "names that are years": ("name,y,2011\n1,2,3\n2,4,7\n", cells([1, 2, 3], [2, 4, 7]), ""),
-    "names that are years, of R": (
-        '"","1940","1945","1950"\n"Food",22.2,44.5,59.6\n"Health",3.5,5.8,9.7\n',
+    "names that are equally spaced, of R": (
+        '"","1.3","1.5","1.7"\n"Food",22.2,44.5,59.6\n"Health",3.5,5.8,9.7\n',
         cells([22.2, 44.5, 59.6], [3.5, 5.8, 9.7]),
         "no name",
     ),

@@ -1,12 +1,15 @@
-"""Every command and program of the README, run as it stands there, on a small table."""
+"""Every command and program of the README and of "Change something", run on a small table."""
 
+import inspect
 import re
 import shlex
 import shutil
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import pandas as pd
 import pytest
 import torch
 from processes import PROJECT, run
@@ -16,9 +19,18 @@ from gpa_lightning.commands.compare import main as compare
 from gpa_lightning.commands.program import main
 from gpa_lightning.commands.study import main as study
 from gpa_lightning.commands.train import train
+from gpa_lightning.data import formats
+from gpa_lightning.data.sources import load_table
+
+
+def blocks(text: str) -> list[tuple[str, str]]:
+    """The kind and the content of each block of code."""
+    return re.findall(r"^```(\w+)\n(.*?)^```", text, flags=re.MULTILINE | re.DOTALL)
+
 
 README = (PROJECT / "README.md").read_text()
-BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```", README, flags=re.MULTILINE | re.DOTALL)
+BLOCKS = blocks(README)
+CHANGES = blocks((PROJECT / "docs/change-something.md").read_text())
 COMMANDS = [line for kind, block in BLOCKS if kind == "bash" for line in block.splitlines()]
 PROGRAMS: dict[str, Callable[[list[str]], int]] = {
     "python scripts/train.py": train,
@@ -115,6 +127,33 @@ def test_python(program, home, capsys):
     exec(compile(program, "README.md", "exec"), {"__name__": "__main__"})
     output = capsys.readouterr().out
     assert "test_loss" in output or "[-0." in output
+
+
+def test_changes_in_python(home, capsys):
+    parts = [block for kind, block in CHANGES if kind == "python"]
+    program = "".join(parts).replace("rounds=3", "rounds=1").replace("epochs=2", "epochs=1")
+    names: dict[str, Any] = {"__name__": "__main__"}
+    exec(compile(program, "change-something.md", "exec"), names)
+    numbers = dict(
+        line.rsplit(maxsplit=3)[::3] for line in capsys.readouterr().out.splitlines()[-10:]
+    )
+    assert numbers.keys() == {*names["MEASURED"], "a loader of PyTorch's", "no FastTraining"}
+    assert all(float(number) > 0 for number in numbers.values())
+    assert load_table("file", "wages.parquet").target.tolist() == [10, 20, 15]
+
+
+def test_changes_by_flags(home):
+    (command,) = (block for kind, block in CHANGES if kind == "bash")
+    assert train([*arguments(command.strip(), "python scripts/train.py"), *QUICK]) == 0
+
+
+def test_a_further_file_format(home, monkeypatch):
+    (lines,) = (block for kind, block in CHANGES if kind == "py")
+    before, last, after = inspect.getsource(formats._opened).rpartition("    raise DataError")
+    exec(f"{before}{lines}{last}{after}", vars(formats), added := {})
+    monkeypatch.setattr(formats, "_opened", added["_opened"])
+    pd.DataFrame({"age": [20, 30, 45], "wage": [10, 20, 15]}).to_json("wages.json")
+    assert load_table("file", "wages.json").target.tolist() == [10, 20, 15]
 
 
 def test_yaml(home):

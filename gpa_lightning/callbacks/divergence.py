@@ -26,9 +26,12 @@ class StopOnDivergence(Callback):
 
     Raises:
         DivergenceError: When fitting, if a loss or a weight is not finite.
+        ValueError: If ``check_every_n_steps`` is not positive.
     """
 
     def __init__(self, monitor: str = "val_loss", check_every_n_steps: int = 64) -> None:
+        if check_every_n_steps < 1:
+            raise ValueError(f"check_every_n_steps must be at least 1, got {check_every_n_steps}")
         self.monitor = monitor
         self.check_every_n_steps = check_every_n_steps
         self._losses: list[Tensor] = []

@@ -6,6 +6,7 @@ import shutil
 import sys
 from argparse import ArgumentError
 from collections.abc import Sequence
+from importlib.util import find_spec
 from inspect import signature
 from pathlib import Path
 from typing import Any, ClassVar
@@ -25,7 +26,8 @@ from lightning.pytorch.utilities import rank_zero_only
 
 from gpa_lightning.callbacks import EqualRows, StopOnDivergence
 from gpa_lightning.callbacks.run_folder import run_folder
-from gpa_lightning.commands.arguments import written_out
+from gpa_lightning.commands.arguments import SHORT_FLAGS, written_out
+from gpa_lightning.commands.changes import changes
 from gpa_lightning.commands.effects import LOGS, take_effect, warn
 from gpa_lightning.commands.exit_codes import run
 from gpa_lightning.commands.help import HelpfulParser
@@ -100,6 +102,7 @@ CALLBACKS: dict[str, tuple[type[Callback], dict[str, Any], str]] = {
     ),
 }
 LOGGER = {"save_dir": LOGS, "name": "", "default_hp_metric": False}
+WATCHERS = ("early_stopping", "checkpoint", "progress_bar", "trainer.logger", "trainer.callbacks")
 WATCHING = ["gpa_lightning.callbacks.LossCurves", "gpa_lightning.callbacks.HyperparameterTable"]
 
 
@@ -136,7 +139,12 @@ class GPALightningCLI(LightningCLI):
         args: The command line, without the program's name.
         run: Whether the first argument is a subcommand to run.
         kwargs: Passed on to `LightningCLI`.
+
+    Attributes:
+        beside: Flags that the program has besides those of the parser.
     """
+
+    beside: ClassVar[Sequence[str]] = ()
 
     def __init__(self, args: Sequence[str], run: bool = True, **kwargs: Any) -> None:
         self._given, self._runs = list(args), run
@@ -221,7 +229,8 @@ class GPALightningCLI(LightningCLI):
     def _refusal(self, error: Exception) -> ArgumentError:
         subcommands = (word for word in self._given if word in self.subcommands())
         subcommand = next(subcommands, None) if self._runs else None
-        return ArgumentError(None, explain(error, self._parser(subcommand), self._given))
+        parser = self._parser(subcommand)
+        return ArgumentError(None, explain(error, parser, self._given, self.beside))
 
     def _parse_ckpt_path(self) -> None:
         """Take a checkpoint's hyperparameters for those of the model that is to be evaluated.
@@ -242,9 +251,13 @@ class GPALightningCLI(LightningCLI):
         """Refuse what Lightning would crash on, fill in what flags leave open, name the run."""
         config = self._settings
         _check_trainer(config.trainer)
+        patience = (config.early_stopping or {}).get("init_args.patience", 0)
+        if patience < 0:
+            raise ArgumentError(None, f"--patience must not be negative, got {patience}")
         if config.trainer.barebones:  # Lightning's word for a training that watches nothing
+            self._warn_of_what_barebones_leaves_out()
             config.trainer.logger, config.trainer.callbacks = False, None
-            for flag in ("early_stopping", "checkpoint", "progress_bar"):
+            for flag in WATCHERS[:3]:
                 config[flag] = None
         stopping = (config.early_stopping or {}).get("init_args", {})
         if stopping.get("check_on_train_epoch_end", True) is None:
@@ -267,9 +280,19 @@ class GPALightningCLI(LightningCLI):
             self._compare_network(read_checkpoint(path)["hyper_parameters"])
             self._go_on_in_folder_of(Path(path).resolve())
 
+    def _warn_of_what_barebones_leaves_out(self) -> None:
+        subcommand = self.config.get("subcommand")
+        for change in changes(self.asked, self._parser(subcommand).get_defaults()):
+            flag, _, value = change.lstrip("-").partition(" ")
+            long = SHORT_FLAGS.get(flag, flag)
+            if long.startswith(WATCHERS) and value not in ("null", "false"):
+                warn(f"{change} changes nothing with --trainer.barebones true")
+
     def _name_run(self) -> None:
         """Name the folder of a run after its number and what was changed."""
         config, logger = self._settings, self._settings.trainer.logger
+        if config.name and Path(config.name).name != config.name:
+            raise ArgumentError(None, f"--name {config.name}: names one folder, without a slash")
         kind = logger.get("class_path", "") if isinstance(logger, Namespace) else ""
         if not kind.endswith(("TensorBoardLogger", "CSVLogger")):
             if config.name:
@@ -362,9 +385,11 @@ def _check_trainer(flags: Namespace) -> None:
         value = flags[name]
         if value is not None and not isinstance(value, str) and not value > 0:
             raise ArgumentError(None, f"--trainer.{name} must be above 0, but is {value}")
-    if (flags.gradient_clip_val or 0) < 0:
-        value = flags.gradient_clip_val
-        raise ArgumentError(None, f"--trainer.gradient_clip_val must not be negative, got {value}")
+    for name in ("gradient_clip_val", "log_every_n_steps", "min_epochs", "min_steps"):
+        if (flags[name] or 0) < 0:
+            raise ArgumentError(None, f"--trainer.{name} must not be negative, got {flags[name]}")
+    if flags.profiler == "xla" and not find_spec("torch_xla"):
+        raise ArgumentError(None, "--trainer.profiler xla needs torch_xla, which is not installed")
     for name, words in (
         ("accelerator", ["auto", "gpu", *AcceleratorRegistry.available_accelerators()]),
         ("strategy", ["auto", *StrategyRegistry.available_strategies()]),

@@ -28,6 +28,7 @@ from rich.table import Table
 import gpa_lightning
 from gpa_lightning.callbacks import LossCurves
 from gpa_lightning.commands.effects import LOGS
+from gpa_lightning.commands.mistakes import explain
 from gpa_lightning.commands.outcome import OUTCOME, outcome_of
 from gpa_lightning.commands.quiet import quieten_third_parties
 from gpa_lightning.commands.run_names import short_name
@@ -39,9 +40,12 @@ from gpa_lightning.resuming.checkpoint import CheckpointError, read_checkpoint
 from gpa_lightning.studies.comparison import CURVES, Comparison
 from gpa_lightning.studies.runs import Outcome, Run, perform
 from gpa_lightning.studies.settings import OUTPUT as STUDIES
-from gpa_lightning.studies.settings import Settings, without_advice
+from gpa_lightning.studies.settings import Jobs, Settings, without_advice
 
 OUTPUT = STUDIES / "compare"
+FOR_ALL = ("seeds", "from", "output", "n_jobs", "dask")
+"""Flags that are those of the comparison, and not of a setting."""
+
 DESCRIPTION = """Train several settings on the same seeds, and compare them. A setting is a string
 of flags of train.py in quotes ("" for none), the first is what the others are compared with. Flags
 behind the settings that are not listed here go to all of them. Finished runs are kept: a comparison
@@ -55,6 +59,8 @@ class SettingCLI(TrainCLI):
         args: The command line, without the program's name.
         folder: Folder of the run, where there is to be one.
     """
+
+    beside = FOR_ALL
 
     def __init__(self, args: Sequence[str], folder: Path | None = None) -> None:
         self.folder = folder
@@ -136,7 +142,11 @@ def main(args: Sequence[str] | None = None) -> int:
 
 
 def _main(args: Sequence[str]) -> int:
-    own, others = compare_parser().parse_known_args(args)
+    parser = compare_parser()
+    try:
+        own, others = parser.parse_known_args(args)
+    except ArgumentError as error:
+        raise ArgumentError(None, explain(error, parser, args)) from error
     given, shared = _split(others)
     if bool(given) == bool(own.runs):
         raise ArgumentError(None, "give settings in quotes, or finished runs after --from")
@@ -197,13 +207,9 @@ def compare_parser() -> ArgumentParser:
         default=OUTPUT,
         help="Folder for runs, table, figure and report (default: %(default)s).",
     )
-    add("--n_jobs", type=_jobs, default=1, help="Runs at a time; -1: one a core (default: 1).")
+    add("--n_jobs", type=Jobs, default=1, help="Runs at a time; -1: one a core (default: 1).")
     add("--dask", metavar="ADDRESS", help="Scheduler of a Dask cluster, which then does the runs.")
     return parser
-
-
-def _jobs(text: str) -> int:
-    return -1 if text == "-1" else int(PositiveInt(text))
 
 
 def _split(args: Sequence[str]) -> tuple[list[str], list[str]]:
@@ -255,6 +261,8 @@ def compare(
     for setting in settings:
         try:
             given = words(setting)
+            if of_all := [w for w in given if w.partition("=")[0] in map("--{}".format, FOR_ALL)]:
+                raise ArgumentError(None, f"{of_all[0]} is for all settings, and goes behind them")
             if any(word.startswith("--seed_everything") for word in [*given, *flags]):
                 raise ArgumentError(None, "--seed_everything: --seeds gives the seeds")
             cli = SettingCLI([*flags, *given, "--seed_everything", "0"])

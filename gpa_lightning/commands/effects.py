@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 from argparse import ArgumentError
 from inspect import signature
@@ -17,7 +18,14 @@ LOGS = "lightning_logs"
 """The folder of runs, in the current folder or in that of ``--trainer.default_root_dir``."""
 
 PROCESSES_A_CORE = 4
-"""More than so many on a CPU would stop the machine."""
+"""More than so many would stop the machine."""
+
+
+_IDLE = {  # flags of Lightning's Trainer that have nothing to act on here
+    "limit_predict_batches": "predictions are made by predict.py, of all rows",
+    "model_registry": "nothing is uploaded",
+    "use_distributed_sampler": "the data deal their rows out to processes by themselves",
+}
 
 
 @rank_zero_only
@@ -50,10 +58,31 @@ def take_effect(settings: Namespace, asked: Namespace) -> None:
         raise ArgumentError(
             None, f"--penalty_weight {weight} adds nothing without --penalty l1 or --penalty l2"
         )
+    if model.penalty is not None and model.penalty_weight == 0 and asked_model:
+        warn(f"--penalty {model.penalty} adds nothing with --penalty_weight 0")
     if trainer.gradient_clip_algorithm and not trainer.gradient_clip_val:
         algorithm = f"--trainer.gradient_clip_algorithm {trainer.gradient_clip_algorithm}"
         warn(f"{algorithm} changes nothing without --trainer.gradient_clip_val")
+    _lengths(trainer)
     _processes(trainer)
+    _refuse_beyond_cores("--data.num_workers", settings.data.num_workers)
+    callbacks = [settings[flag] or {} for flag in ("checkpoint", "early_stopping")]
+    if trainer.profiler or any(each.get("init_args.verbose") for each in callbacks):
+        logging.getLogger("lightning.pytorch").setLevel(logging.INFO)  # by which they talk
+
+
+def _lengths(trainer: Namespace) -> None:
+    """Warn of a least length of the training that is none."""
+    for unit in ("epochs", "steps"):
+        least, most = trainer[f"min_{unit}"], trainer[f"max_{unit}"]
+        if least and most is not None and -1 < most < least:
+            warn(f"--trainer.min_{unit} {least} changes nothing beyond max_{unit}, which is {most}")
+    if trainer.limit_train_batches == 0:
+        warn("--trainer.limit_train_batches 0 lets the network learn from nothing")
+    for flag, why in _IDLE.items():
+        value = trainer[flag]
+        if value is not None and value is not True:
+            warn(f"--trainer.{flag} {str(value).lower()} changes nothing: {why}")
 
 
 def _learning_rate(settings: Namespace, asked: Namespace) -> None:
@@ -86,14 +115,20 @@ def _processes(trainer: Namespace) -> None:
     )
     if not on_cpu or not devices.isdecimal() or int(devices) <= 1:
         return
-    from joblib import cpu_count  # slow to import
-
-    cores = cpu_count()
-    if int(devices) > PROCESSES_A_CORE * cores:
-        raise ArgumentError(
-            None,
-            f"--devices {devices}: so many processes would stop a machine of {cores} cores; "
-            f"--devices {cores} is one for each",
-        )
+    cores = _refuse_beyond_cores("--devices", int(devices))
     if int(devices) > cores:
         warn(f"--devices {devices}: more processes than the machine has cores, which are {cores}")
+
+
+def _refuse_beyond_cores(flag: str, processes: int) -> int:
+    """Return the number of cores, or refuse as many processes as would stop the machine."""
+    from joblib import cpu_count  # slow to import
+
+    cores: int = cpu_count()
+    if processes > PROCESSES_A_CORE * cores:
+        raise ArgumentError(
+            None,
+            f"{flag} {processes}: so many processes would stop a machine of {cores} cores; "
+            f"{flag} {cores} is one for each",
+        )
+    return cores

@@ -12,6 +12,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from gpa_lightning.commands.mistakes import parsed
 from gpa_lightning.commands.predict import file_parser, restore, trained_on
 from gpa_lightning.commands.quiet import quieten_third_parties
 from gpa_lightning.commands.refusal import refuse
@@ -46,7 +47,7 @@ def main(args: Sequence[str] | None = None) -> int:
     parser.add_argument("--format", required=True, type=Format, help="also the output's suffix")
     quieten_third_parties()
     try:
-        print(export_file(**parser.parse_args(args)))  # noqa: T201
+        print(export_file(**parsed(parser, args)))  # noqa: T201
     except (ArgumentError, CheckpointError, OutputError) as error:
         return refuse(error)
     return 0

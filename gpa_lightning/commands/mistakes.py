@@ -5,11 +5,13 @@ from __future__ import annotations
 import re
 import sys
 import traceback
-from argparse import ArgumentParser
+from argparse import ArgumentError, ArgumentParser
 from collections.abc import Iterable, Iterator, Sequence
 from inspect import signature
 from pathlib import Path
 
+from jsonargparse import ArgumentParser as JsonParser
+from jsonargparse import Namespace
 from lightning.pytorch import Callback
 from lightning.pytorch.loggers import Logger
 from torch import Tensor
@@ -28,17 +30,42 @@ _FEW = 12  # names that are listed even where one is near
 _TYPES = {
     r"class 'int'": "a whole number",
     r"PositiveInt": "a whole number above 0",
+    r"NonNegativeInt": "a whole number from 0 on",
+    r"Jobs": "-1 or a whole number above 0",
     r"class 'float'": "a number",
     r"class 'bool'": "true or false",
     r"class 'str'": "text",
     r"abc\.Sequence|class 'list'|class 'tuple'": "a list in brackets, such as [1,2]",
     r"class 'dict'": "a dictionary in braces, such as {1: 2}",
     r"Callable": "the path of a function",
+    r"timedelta": "a time, such as 1:30:00",
     r"NoneType": "null",
 }
 
 
-def explain(error: BaseException, parser: ArgumentParser, given: Sequence[str]) -> str:
+def parsed(parser: JsonParser, args: Sequence[str] | None) -> Namespace:
+    """Parse a command line, and say in one line what is wrong with it.
+
+    Args:
+        parser: A parser of jsonargparse that does not end the program by itself.
+        args: The command line, without the program's name; by default that of the process.
+
+    Raises:
+        ArgumentError: If the parser refuses it.
+    """
+    try:
+        return parser.parse_args(args)
+    except ArgumentError as error:
+        given = sys.argv[1:] if args is None else args
+        raise ArgumentError(None, explain(error, parser, given)) from error
+
+
+def explain(
+    error: BaseException,
+    parser: ArgumentParser,
+    given: Sequence[str],
+    beside: Iterable[str] = (),
+) -> str:
     """Say in one line what a parser has refused, or the making of what was parsed.
 
     jsonargparse raises each error from the one that was its reason. Of a type that is one of
@@ -48,12 +75,19 @@ def explain(error: BaseException, parser: ArgumentParser, given: Sequence[str]) 
         error: What was raised.
         parser: The parser.
         given: The command line as it was typed.
+        beside: Flags that the program takes out of the command line before the parser sees it.
     """
     message = str(error)
     if found := re.match(r"(?:unrecognized arguments|ambiguous option): (\S+)", message):
-        return _no_such_flag(found[1], parser)
-    if found := re.match(r"argument \S*?--([\w.]+): expected one argument", message):
+        return _no_such_flag(found[1], parser, beside)
+    if found := re.match(r"the following arguments are required: (.*)", message):
+        usage = parser.format_usage()
+        needed = [f"--{key}" if f"--{key}" in usage else key for key in found[1].split(", ")]
+        return f"{', '.join(needed)} must be given; --help tells how"
+    if found := re.match(r"argument \S*?--([\w.]+): expected (?:one|at least one) arg", message):
         return f"{_flag(found[1], given)} needs a value"
+    if found := re.match(r"argument (\S+): invalid (\w+) value: '(.*)'", message):
+        return _another_type(found[1], found[3], found[2], given)
     if found := re.match(r"argument \S+: invalid choice: '(.*)' \(choose (.*)\)", message):
         choices = re.findall(r"[\w-]+", found[2].removeprefix("from "))
         return f"there is no {found[1]}{did_you_mean(found[1], choices)}"
@@ -112,11 +146,11 @@ def _keys(parser: ArgumentParser) -> list[str]:
     return [key.replace(".init_args.", ".").removesuffix(".class_path") for key in keys]
 
 
-def _no_such_flag(word: str, parser: ArgumentParser) -> str:
+def _no_such_flag(word: str, parser: ArgumentParser, beside: Iterable[str]) -> str:
     flag, equals, value = word.partition("=")
     keys = _keys(parser)
     short = [name for name, long in SHORT_FLAGS.items() if long in keys]
-    names = [*short, *keys, "config", "help", "print_config"]
+    names = [*beside, *short, *keys, "help", *["print_config"] * ("config" in keys)]
     near = nearest(flag, names)
     if not flag.startswith("-"):
         hint = f"did you mean --{near}={value}?" if equals and near else "flags begin with --"
@@ -209,6 +243,9 @@ def _wrong_value(causes: Sequence[BaseException], given: Sequence[str]) -> str:
         return f"{flag} takes the path of a YAML file, not {found[1]}; else give {flag}.NAME VALUE"
     if found := re.match(r"invalid literal for int\(\) with base 10: '(.+)'", leaf):
         value, types = found[1], "class 'int'" if types == leaf else types
+    elif found := re.match(r"(\S+) does not conform to restriction", leaf):
+        value, types = found[1], message
+    types = "Jobs" if "Not of type Jobs: " in message else types
     if not value:
         return f"{flag} needs a value" if " value: " in message else f"{flag}: {leaf}"
     types = outer if kind == value else types  # a class that could not be imported

@@ -12,7 +12,7 @@ def nearest(word: str, names: Iterable[str]) -> str | None:
     """Return the name that is most like a word, if any is like it.
 
     Capitals and kinds of dashes do not count. A word may also be the last part of a name, one of
-    the words of that part, or their first letters.
+    the words of that part (or of several, as "epoch" of "epochs"), or their first letters.
 
     Args:
         word: What was typed.
@@ -58,7 +58,7 @@ def _likeness(word: str, name: str) -> float:
     words = name_end.split("_")
     if word_end == "".join(each[:1] for each in words):
         return 1 if len(words) > 1 else 0
-    if word_end in words:
+    if word_end in words or f"{word_end}s" in words:
         return 0.95
     pairs = ((word, name), (word_end, name_end))
     return max(SequenceMatcher(None, *pair).ratio() for pair in pairs)

@@ -17,6 +17,7 @@ from jsonargparse import ArgumentParser
 from pyarrow import parquet
 from torch import Tensor, nn
 
+from gpa_lightning.commands.mistakes import parsed
 from gpa_lightning.commands.refusal import refuse
 from gpa_lightning.data.loaders import EVALUATION_ROWS
 from gpa_lightning.data.sources import read_scores
@@ -60,7 +61,7 @@ def main(args: Sequence[str] | None = None) -> int:
         "--accelerator", type=Accelerator, default="auto", help="auto takes a GPU if there is one"
     )
     try:
-        print(predict_file(**parser.parse_args(args)))  # noqa: T201
+        print(predict_file(**parsed(parser, args)))  # noqa: T201
     except (ArgumentError, CheckpointError, DataError, OutputError) as error:
         return refuse(error)
     return 0

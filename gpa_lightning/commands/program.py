@@ -46,7 +46,7 @@ def main(args: Sequence[str] | None = None) -> int:
     if name in LIGHTNINGS:
         return _function("cli:main")(given)
     if name not in COMMANDS:
-        known = [*COMMANDS, *LIGHTNINGS]
+        known = ["--help", "--version"] if name.startswith("-") else [*COMMANDS, *LIGHTNINGS]
         return refuse(f"there is no command {name}{did_you_mean(name, known, listed=False)}")
     place, _ = COMMANDS[name]
     return _function(place)(rest)

@@ -9,14 +9,14 @@ from pathlib import Path
 from typing import Any, Literal
 
 from jsonargparse import ArgumentParser
-from jsonargparse.typing import NonNegativeInt, PositiveInt
+from jsonargparse.typing import NonNegativeInt
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from rich.console import Console
 from rich.markup import escape
 
 from gpa_lightning import GPADataModule
 from gpa_lightning.callbacks.divergence import DivergenceError
-from gpa_lightning.commands.mistakes import explain
+from gpa_lightning.commands.mistakes import parsed
 from gpa_lightning.commands.refusal import refuse
 from gpa_lightning.data.table import DataError
 from gpa_lightning.resuming.checkpoint import CheckpointError
@@ -24,7 +24,7 @@ from gpa_lightning.resuming.whole_file import OutputError
 from gpa_lightning.studies import STUDIES, Result, Settings, polynomial
 from gpa_lightning.studies.page import save_page
 from gpa_lightning.studies.runs import WorkerError
-from gpa_lightning.studies.settings import OUTPUT
+from gpa_lightning.studies.settings import OUTPUT, Jobs
 
 POLYNOMIALS: Mapping[str, tuple[type, str]] = {
     "degree": (int, f"degree of the polynomial; the lecture's is {polynomial.DEGREE}"),
@@ -48,12 +48,7 @@ def main(args: Sequence[str] | None = None) -> int:
 
 def _main(args: Sequence[str] | None) -> int:
     console = Console(soft_wrap=True, highlight=False)
-    parser = study_parser()
-    try:
-        config = parser.parse_args(args)
-    except ArgumentError as error:
-        given = sys.argv[1:] if args is None else args
-        raise ArgumentError(None, explain(error, parser, given)) from error
+    config = parsed(study_parser(), args)
     settings = Settings(
         config.data.as_dict(),
         config.accelerator,
@@ -162,7 +157,7 @@ def study_parser() -> ArgumentParser:
         add(f"--{name}", type=kind | None, default=None, help=f"Of polynomial: {text}.")
     add(
         "--n_jobs",
-        type=PositiveInt | Literal[-1],
+        type=Jobs,
         default=1,
         help="Runs at a time; -1: one a core.",
     )

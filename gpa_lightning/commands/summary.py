@@ -251,6 +251,9 @@ def print_summary(
         tested = f"best {fitted.monitor}"
         where = position_of(read_checkpoint(fitted.checkpoint))
         lines.append(("best epoch", f"{where} ({fitted.monitor} {fitted.best:.4f})"))
+    elif fitted.monitor:
+        why = f"no checkpoint was saved by {fitted.monitor}, see --checkpoint and --trainer"
+        lines.append(("best epoch", f"not kept: {why}"))
     if fitted.overfitting:
         lines.append(("overfitting", fitted.overfitting))
     if fitted.averaging:

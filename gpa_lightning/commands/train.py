@@ -14,7 +14,9 @@ from lightning.pytorch.cli import LightningArgumentParser
 
 from gpa_lightning.commands.changes import changes
 from gpa_lightning.commands.cli import GPALightningCLI
+from gpa_lightning.commands.effects import warn
 from gpa_lightning.commands.exit_codes import run
+from gpa_lightning.commands.nearest import did_you_mean
 from gpa_lightning.commands.outcome import OUTCOME, outcome_of
 from gpa_lightning.commands.summary import FitReport, final_losses, print_summary
 from gpa_lightning.resuming.whole_file import whole_file
@@ -76,6 +78,7 @@ def fit_and_test(cli: TrainCLI) -> FitReport:
     trainer.fit(model, datamodule=data, ckpt_path=cli.config.ckpt_path, weights_only=True)
     # noted before the test, which puts the callbacks back to where the best checkpoint left them
     fitted = FitReport.of(trainer, time.perf_counter() - started)
+    _warn_of_what_watched_nothing(trainer)
     if swa := next(
         (c for c in _callbacks(trainer) if isinstance(c, StochasticWeightAveraging)), None
     ):
@@ -89,6 +92,18 @@ def fit_and_test(cli: TrainCLI) -> FitReport:
     else:
         trainer.test(model, datamodule=data, verbose=False)
     return fitted
+
+
+def _warn_of_what_watched_nothing(trainer: Trainer) -> None:
+    """Warn of callbacks whose metric a validation has not logged, if none has refused it."""
+    metrics = trainer.callback_metrics
+    if not any(name.startswith("val_") for name in metrics):
+        return
+    for callback in _callbacks(trainer):
+        monitor = getattr(callback, "monitor", None)
+        if monitor is not None and monitor not in metrics:
+            meant = did_you_mean(monitor, metrics)
+            warn(f"{type(callback).__name__}: no metric {monitor} is logged{meant}")
 
 
 def _callbacks(trainer: Trainer) -> list[Callback]:

@@ -13,7 +13,7 @@ import gzip
 import io
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from itertools import compress, islice
+from itertools import compress, islice, pairwise
 from typing import IO, ClassVar
 
 import numpy as np
@@ -37,6 +37,7 @@ from gpa_lightning.data.table import (
 )
 
 NAMES = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "bars"}  # of what is between columns
+BLANKS = {" ": "blanks"}  # only in R's own form, as names may have blanks in them
 
 
 class CsvFile:
@@ -199,17 +200,23 @@ class CsvFile:
             raise DataError(f"{where}: is not CSV: {error}") from None
         if len(cells) == 1:
             self._compare_with_next(text, following, where)
+        if self._leaves_out_row_names(text, following, self.delimiter):
+            cells = ["", *cells]
         numbers = [cell for cell in cells if self._is_number(cell)]
         valued = len(numbers) + sum(cell.strip() in MISSING for cell in cells)
         # pandas names columns without names by their numbers, and the column of those not at all
         by_pandas = cells == ["", *map(str, range(len(cells) - 1))]
+        # years, say, behind the names of other columns or none
+        steps = {round(b - a, 9) for a, b in pairwise(map(self._number, numbers))}
+        behind_others = valued < len(cells) or not cells[0].strip()
+        counting = behind_others and len(numbers) > 2 and len(steps) == 1 and min(steps) > 0
         names = [cell for cell in cells if cell.strip()]
         if len(names) == 1 < len(cells) - 1 and not numbers:
             raise DataError(
                 f"{where}: only one of {len(cells):,} columns has a name, {quoted(names[0])}; "
                 "a title above the columns' names has to go"
             )
-        if 2 * valued <= len(cells) or not numbers or by_pandas:
+        if 2 * valued <= len(cells) or not numbers or by_pandas or counting:
             return distinct(cells, where), first.end(), line
         if not self._looks_published(line, sample, len(cells)):
             more = ", ..." if len(numbers) > 3 else ""
@@ -233,6 +240,11 @@ class CsvFile:
         commas = expected == "," and re.search(comma, text)
         fields = {each: _count_fields(text, each) for each in NAMES}
         fitting = [d for d, n in fields.items() if 1 < n == _count_fields(following, d)]
+        if not fitting:
+            likely = (
+                d for d in {**NAMES, **BLANKS} if self._leaves_out_row_names(text, following, d)
+            )
+            fitting = [*likely][:1]
         others = [each for each in fitting if each != ","]
         if expected in fitting and (not others or (commas and re.search(comma, following))):
             self.delimiter = expected
@@ -250,8 +262,22 @@ class CsvFile:
         if self.delimiter != expected or self.decimal == ",":
             in_front = "commas" if self.decimal == "," else "points"
             self.remarks.append(
-                f"read with {NAMES[self.delimiter]} between its columns and {in_front} in decimals"
+                f"read with {(NAMES | BLANKS)[self.delimiter]} between its columns and {in_front} "
+                "in decimals"
             )
+
+    def _leaves_out_row_names(self, text: str, following: str, delimiter: str) -> bool:
+        """Tell whether a line of names has none for the rows' names, as R's `write.table` has not.
+
+        Then each row has a field more. That a number was written with a comma in it looks alike,
+        but for the quotes or letters of a name.
+        """
+        cells = _fields(following, delimiter)
+        if not 1 < _count_fields(text, delimiter) == len(cells) - 1 or not cells[-1]:
+            return False
+        numbers = [self.NUMBER.fullmatch(cell.replace(",", ".")) for cell in cells]
+        named = delimiter != "," or following.startswith('"') or not numbers[0]
+        return named and any(numbers[1:])
 
     def _compare_with_next(self, text: str, following: str, where: str) -> None:
         """Refuse a line of one field above lines of several."""
@@ -426,9 +452,13 @@ class CsvFile:
         return None if abs(self._number(cell)) <= LARGEST else f"{quoted(cell)} is too large"
 
 
-def _count_fields(text: str, delimiter: str) -> int:
-    """Return how many fields a line has between delimiters, 0 if it cannot be told."""
+def _fields(text: str, delimiter: str) -> list[str]:
+    """Return a line's fields between delimiters, none if they cannot be told."""
     try:
-        return len(next(csv.reader([text], delimiter=delimiter, strict=True), []))
+        return next(csv.reader([text], delimiter=delimiter, strict=True), [])
     except csv.Error:
-        return 0
+        return []
+
+
+def _count_fields(text: str, delimiter: str) -> int:
+    return len(_fields(text, delimiter))

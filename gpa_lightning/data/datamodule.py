@@ -165,6 +165,12 @@ class GPADataModule(LightningDataModule):
         if table.provenance.kind == "file" and self._processes_here > 1:
             self._table = shared = self._streamed(table.provenance.location)
             shared.mapped(self.cache_dir, self._split, self._scaler, table)
+        elif self.cache_dir is not None:
+            self._say(
+                "--data.cache_dir %s changes nothing: the table is taken into memory; "
+                "--data.in_memory false streams it by way of that folder",
+                self.cache_dir,
+            )
 
     @property
     def _processes_here(self) -> int:

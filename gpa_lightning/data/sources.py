@@ -3,6 +3,7 @@
 import hashlib
 import logging
 import os
+import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from functools import partial
@@ -340,20 +341,34 @@ def _grades(rows: Iterable[Rows], name: str, location: str) -> Iterator[Rows]:
         yield values, place
 
 
+# "id" as a word of its own, as in patient_id and PassengerId, or at the end of any, as in townid
+_ID = re.compile(r"(?P<word>(?:.*[^A-Za-z])?[Ii][Dd]|.*[a-z]I[Dd]|[Ss]ubject|SUBJECT)|.*[Ii][Dd]")
+
+
 def _with_a_counter_named(rows: Iterable[Rows], target: str, location: str) -> Iterator[Rows]:
-    """Pass the rows on, with a warning at the end if the target (the last column) counts them."""
-    steps: set[float] = set()
+    """Pass the rows on, with a warning at the end if the target (the last column) names them."""
+    named = _ID.fullmatch(target)
+    lowest, highest, whole = np.inf, -np.inf, named is not None
     last: Array = np.empty(0)
     count = 0
     for values, place in rows:
-        if len(steps) < 2:
-            steps.update(np.unique(np.diff(values[:, -1], prepend=last))[:2].tolist())
+        column = values[:, -1]
+        steps = np.diff(column, prepend=last)  # from row to row
+        lowest = min(lowest, steps.min(initial=np.inf))
+        highest = max(highest, steps.max(initial=-np.inf))
+        whole = whole and bool((column == np.rint(column)).all())
         last, count = values[-1:, -1].copy(), count + len(values)
         yield values, place
-    if count > 2 and len(steps) == 1 and steps != {0.0}:
+    if count > 2 and lowest == highest != 0:
         log.warning(
             "%s: the target %s only counts the rows, by %g; another is named with --data.target",
-            *(location, quoted(target), steps.pop()),
+            *(location, quoted(target), lowest),
+        )
+    elif named and whole and (named["word"] or lowest >= 0):  # "paid" may fall, and be learnt
+        log.warning(
+            "%s: the target %s seems to name rows or groups of them, not to measure anything; "
+            "another is named with --data.target",
+            *(location, quoted(target)),
         )
 
 

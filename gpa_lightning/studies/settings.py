@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
 import torch
+from jsonargparse.typing import restricted_number_type
 
 from gpa_lightning import GPADataModule
 from gpa_lightning.data.table import DataError, Provenance
@@ -19,6 +20,8 @@ OUTPUT = Path("lightning_studies")
 QUICK_ROWS = 5000
 
 Size: TypeAlias = Literal["full", "quick", "tiny"]
+Jobs = restricted_number_type("Jobs", int, [(">=", 1), ("==", -1)], join="or")
+"""What ``--n_jobs`` takes."""
 
 
 @contextmanager

@@ -12,6 +12,9 @@ from runs import run_folder
 from gpa_lightning import GPADataModule, GPARegressor
 from gpa_lightning.commands.cli import main
 from gpa_lightning.commands.compare import main as compare
+from gpa_lightning.commands.export import main as export
+from gpa_lightning.commands.predict import main as predict
+from gpa_lightning.commands.program import main as named
 from gpa_lightning.commands.run_names import short_name
 from gpa_lightning.commands.study import main as study
 from gpa_lightning.commands.train import train
@@ -102,6 +105,7 @@ class TestMistakes:
         ("flags", "line"),
         [
             ("--epochs 3", "there is no --epochs; did you mean --max_epochs?"),
+            ("--epoch 3", "there is no --epoch; did you mean --max_epochs?"),
             ("--lr 0.01", "there is no --lr; did you mean --learning_rate?"),
             ("--dropuot 0.1", "there is no --dropuot; did you mean --dropout?"),
             ("--max-epochs=3", "there is no --max-epochs; did you mean --max_epochs?"),
@@ -301,16 +305,56 @@ class TestMistakes:
             ("polynomial --quik", "there is no --quik; did you mean --quick?"),
             ("polynomial --seeds 0 x", "--seeds takes a whole number, not x"),
             ("polynomial --n_jobs x", "--n_jobs takes -1 or a whole number above 0, not x"),
+            ("polynomial --n_jobs 0", "--n_jobs takes -1 or a whole number above 0, not 0"),
+            ("polynomial --seeds -1", "--seeds takes a whole number from 0 on, not -1"),
+            ("polynomial --seeds", "--seeds needs a value"),
+            ("--quick", "name must be given; --help tells how"),
             ("polynomial --data.sourc3 file", "there is no --data.sourc3; did you mean --data.so"),
         ],
     )
     def test_the_studies_say_the_same(self, flags, line, workplace, capsys):
         assert refusal(study, flags.split(), capsys).startswith(line)
 
-    def test_a_comparison_says_the_same(self, workplace, capsys):
-        line = refusal(compare, ["", "--epochs 3"], capsys)
-        assert line == 'setting "--epochs 3": there is no --epochs; did you mean --max_epochs?'
-        assert refusal(compare, ["", "--dropout x"], capsys).endswith("takes a number, not x")
+    @pytest.mark.parametrize(
+        ("args", "line"),
+        [
+            (
+                ["", "--epochs 3"],
+                'setting "--epochs 3": there is no --epochs; did you mean --max_epochs?',
+            ),
+            (["", "--dropout x"], 'setting "--dropout x": --dropout takes a number, not x'),
+            (["", "--seds", "2"], 'setting "": there is no --seds; did you mean --seeds?'),
+            (["--seeds 2"], 'setting "--seeds 2": --seeds is for all settings, and goes behind th'),
+            (["", "--seeds", "x"], "--seeds takes a whole number above 0, not x"),
+            (["", "--n_jobs", "-2"], "--n_jobs takes -1 or a whole number above 0, not -2"),
+            (["", "--output"], "--output needs a value"),
+        ],
+    )
+    def test_a_comparison_says_the_same(self, args, line, table, workplace, capsys, monkeypatch):
+        monkeypatch.setenv("GPA_CSV", str(table))  # the first setting is read before the second
+        assert refusal(compare, args, capsys).startswith(line)
+
+    @pytest.mark.parametrize(
+        "program", [predict, export, lambda flags: named(["predict", *flags])], ids=repr
+    )
+    def test_what_makes_a_file_of_a_checkpoint_says_the_same(self, program, workplace, capsys):
+        def line(flags):
+            return refusal(program, flags.split(), capsys)
+
+        assert line("--ckptpath x") == "there is no --ckptpath; did you mean --ckpt_path?"
+        assert line("--outptu=x") == "there is no --outptu; did you mean --output?"
+        assert line("--config x") == "there is no --config; --help lists them"
+        assert line("x --output x") == "x belongs to no flag; flags begin with --"
+        assert line("--ckpt_path x --output") == "--output needs a value"
+        missing = line("--output x")
+        assert missing.startswith("--ckpt_path, --")
+        assert missing.endswith(" must be given; --help tells how")
+
+    def test_their_choices(self, workplace, capsys):
+        line = refusal(predict, ["--accelerator", "cpuu"], capsys)
+        assert line == "--accelerator takes auto, cpu or gpu, not cpuu; did you mean cpu?"
+        line = refusal(export, ["--format", "onx"], capsys)
+        assert line == "--format takes onnx or pt2, not onx; did you mean onnx?"
 
 
 class TestUsersCallbacks:
@@ -476,6 +520,24 @@ class TestEffects:
                 "--trainer.gradient_clip_val must not be negative, got -1",
             ),
             ("--devices 1000", "--devices 1000: so many processes would stop a machine of "),
+            (
+                "--data.num_workers 999",
+                "--data.num_workers 999: so many processes would stop a mac",
+            ),
+            ("--patience -1", "--patience must not be negative, got -1"),
+            ("--trainer.min_steps -1", "--trainer.min_steps must not be negative, got -1"),
+            ("--trainer.min_epochs -1", "--trainer.min_epochs must not be negative, got -1"),
+            ("--trainer.log_every_n_steps -1", "--trainer.log_every_n_steps must not be negative"),
+            ("--trainer.profiler xla", "--trainer.profiler xla needs torch_xla, which is not inst"),
+            ("--name a/b", "--name a/b: names one folder, without a slash"),
+            (
+                "--stop_on_divergence.check_every_n_steps 0",
+                "StopOnDivergence: check_every_n_steps must be at least 1, got 0",
+            ),
+            (
+                "--checkpoint.train_time_interval 1",
+                "--checkpoint.train_time_interval takes a time, such as 1:30:00 or null, not 1",
+            ),
         ],
     )
     def test_refused(self, flags, line, small, capsys):
@@ -503,6 +565,62 @@ class TestEffects:
         name, algorithm = sorted(capsys.readouterr().err.splitlines())
         assert name == "warning: --name x changes nothing: no logger makes a folder of that name"
         assert algorithm.endswith("norm changes nothing without --trainer.gradient_clip_val")
+
+    def test_flags_of_the_trainer_that_are_idle_here(self, small, capsys):
+        flags = "--trainer.limit_train_batches 0 --trainer.limit_predict_batches 1 --penalty l2"
+        flags += " --penalty_weight 0 --trainer.min_epochs 5 --trainer.model_registry mine"
+        flags += " --trainer.use_distributed_sampler false --stop_on_divergence.monitor val_los"
+        assert train([*small, *flags.split()]) == 0
+        output = capsys.readouterr()
+        assert sorted(output.err.splitlines()) == [
+            "warning: --penalty l2 adds nothing with --penalty_weight 0",
+            "warning: --trainer.limit_predict_batches 1 changes nothing: predictions are made by "
+            "predict.py, of all rows",
+            "warning: --trainer.limit_train_batches 0 lets the network learn from nothing",
+            "warning: --trainer.min_epochs 5 changes nothing beyond max_epochs, which is 1",
+            "warning: --trainer.model_registry mine changes nothing: nothing is uploaded",
+            "warning: --trainer.use_distributed_sampler false changes nothing: the data deal their "
+            "rows out to processes by themselves",
+        ]
+
+    def test_a_metric_that_nothing_logs(self, small, capsys):
+        flags = "--stop_on_divergence.monitor val_los --early_stopping.monitor val_mea"
+        assert train([*small, *flags.split(), "--early_stopping.strict", "false"]) == 0
+        first, second = sorted(capsys.readouterr().err.splitlines())
+        assert first.startswith("warning: EarlyStopping: no metric val_mea is logged; did you mean")
+        assert second.startswith("warning: StopOnDivergence: no metric val_los is logged; did you")
+
+    def test_a_best_checkpoint_that_is_not_kept(self, small, capsys):
+        assert train([*small, "--checkpoint.every_n_epochs", "0"]) == 0
+        lines = capsys.readouterr().out.splitlines()
+        (best,) = (line.split(maxsplit=2)[2] for line in lines if line.startswith("best epoch"))
+        assert (
+            best == "not kept: no checkpoint was saved by val_loss, see --checkpoint and --trainer"
+        )
+
+    def test_a_cache_without_streaming(self, small, table, caplog):
+        GPADataModule(path=str(table), in_memory=False, cache_dir="tables").prepare_data()
+        assert "changes nothing" not in caplog.text
+        assert train([*small, "--data.cache_dir", "tables"]) == 0
+        line = "--data.cache_dir tables changes nothing: the table is taken into memory"
+        assert caplog.text.count(line) == 1
+
+    def test_what_barebones_leaves_out(self, small, capsys):
+        flags = "--trainer.barebones true --patience 3 --checkpoint null --dropout 0.1"
+        assert train([*small, *flags.split()]) == 0
+        warnings = [each for each in capsys.readouterr().err.splitlines() if "warning: --" in each]
+        assert warnings == ["warning: --patience 3 changes nothing with --trainer.barebones true"]
+
+    @pytest.mark.parametrize(
+        ("flags", "said"),
+        [
+            ("--early_stopping.verbose true", "Metric val_loss improved. New best score"),
+            ("--trainer.profiler simple", "Profiler Report"),
+        ],
+    )
+    def test_what_talks_is_heard(self, flags, said, small, caplog):
+        assert train([*small, *flags.split()]) == 0
+        assert said in caplog.text
 
 
 class TestSummary:

@@ -125,6 +125,27 @@ def test_a_target_that_counts_the_rows_is_warned_of(values, caplog):
     assert not caplog.text
 
 
+@pytest.mark.parametrize(
+    ("name", "values", "warned"),
+    [
+        ("id", (7, 3, 9, 4), True),
+        ("ID", (7, 3, 3, 4), True),
+        ("patient_id", (7, 3, 9, 4), True),
+        ("PassengerId", (7, 3, 9, 4), True),
+        ("Subject", (1, 2, 1, 2), True),
+        ("townid", (1, 1, 2, 5), True),  # whose words are not told apart, but which never falls
+        ("paid", (40, 20, 90, 70), False),
+        ("id", (0.5, 0.2, 0.9, 0.7), False),
+        ("cases", (7, 8, 11, 40), False),
+    ],
+)
+def test_a_target_that_is_named_like_an_id_is_warned_of(name, values, warned, caplog):
+    load(f"a,{name}\n" + "".join(f"{i % 3},{n}\n" for i, n in enumerate(values)))
+    said = f"the target {name!r} seems to name rows or groups of them, not to measure anything"
+    assert (said in caplog.text) == warned
+    assert bool(caplog.text) == warned
+
+
 # Forms that other programs write
 
 
@@ -134,6 +155,25 @@ def cells(*rows: list[float]) -> np.ndarray:
 
 FORMS = {  # the text, what is read of it, and what is said
     "R's row names": ('"","a","b"\n"Mazda",1,2\n"Fiat",3,5\n', cells([1, 2], [3, 5]), "no name"),
+    "R's row names without a name": (
+        '"a","b"\n"Mazda",1,2\n"Fiat",3,5\n',
+        cells([1, 2], [3, 5]),
+        "no name",
+    ),
+    "R's row numbers, quoted": ('"a","b"\n"1",1,2\n"2",3,5\n', cells([1, 2], [3, 5]), "no name"),
+    "R's row names, not quoted": ("a,b\nMazda,1,2\nFiat,3,5\n", cells([1, 2], [3, 5]), "no name"),
+    "R's row numbers and tabs": ("a\tb\n1\t1\t2\n2\t3\t5\n", cells([1, 2], [3, 5]), "no name"),
+    "R's own form": (
+        '"a" "b c"\n"Mazda RX4" 1.5 TRUE\n"Fiat" 3 FALSE\n',
+        cells([1.5, 1], [3, 0]),
+        "read with blanks between its columns and points in decimals",
+    ),
+    "R's own form, not quoted": ("a b\n1 1 2\n2 3 5\n", cells([1, 2], [3, 5]), "with blanks"),
+    "R's form and decimal commas": (
+        '"a";"b"\n"1";1,5;2,5\n"2";3;5\n',
+        cells([1.5, 2.5], [3, 5]),
+        "no name",
+    ),
     "pandas' index": (",a,b\n0,1,2\n1,3,5\n", cells([1, 2], [3, 5]), "no name"),
     "pandas' numbers for names": (",0,1\n0,1,2\n1,3,5\n", cells([1, 2], [3, 5]), "no name"),
     "Excel's semicolons": (
@@ -161,6 +201,16 @@ FORMS = {  # the text, what is read of it, and what is said
     "truth values, semicolons": ("a;b\ntrue;2,5\nfalse;5\n", cells([1, 2.5], [0, 5]), "semicolons"),
     "a truth value to predict": ("a,b\n1,true\n2,false\n", cells([1, 1], [2, 0]), ""),
     "names that are years": ("name,y,2011\n1,2,3\n2,4,7\n", cells([1, 2, 3], [2, 4, 7]), ""),
+    "names that are equally spaced, of R": (
+        '"","1.3","1.5","1.7"\n"Food",22.2,44.5,59.6\n"Health",3.5,5.8,9.7\n',
+        cells([22.2, 44.5, 59.6], [3.5, 5.8, 9.7]),
+        "no name",
+    ),
+    "names that are mostly years": (
+        "id,2010,2011,2012\n7,2,3,4\n9,4,7,5\n",
+        cells([7, 2, 3, 4], [9, 4, 7, 5]),
+        "",
+    ),
 }
 
 
@@ -274,6 +324,12 @@ STRANGE = {
         "a;b\n1.234,5;2\n3,5;4\n5,5;6\n",
         "line 2, column 'a': '1.234,5' is not a number, write it as 1234,5",
     ),
+    "decimal commas between commas": (
+        "a,b\n1,5,2\n3,5,4\n",
+        "line 2: has 3 fields instead of 2 (commas within numbers?)",
+    ),
+    "a delimiter at the end of each row": ("a;b\n1;2;\n", "line 2: has 3 fields instead of 2"),
+    "a title in two fields": ("Wages, 2024\nage,size,wage\n1,2,3\n", "line 2: has 3 fields inst"),
     "only row names": (",\n1,\n", "line 1: column 2 of 2 has no name"),
 }
 

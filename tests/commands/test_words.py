@@ -335,7 +335,9 @@ class TestMistakes:
         assert refusal(compare, args, capsys).startswith(line)
 
     @pytest.mark.parametrize(
-        "program", [predict, export, lambda flags: named(["predict", *flags])], ids=repr
+        "program",
+        [predict, export, lambda flags: named(["predict", *flags])],
+        ids=["predict", "export", "gpa-lightning"],
     )
     def test_what_makes_a_file_of_a_checkpoint_says_the_same(self, program, workplace, capsys):
         def line(flags):

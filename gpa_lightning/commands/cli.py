@@ -281,6 +281,7 @@ class GPALightningCLI(LightningCLI):
             self._go_on_in_folder_of(Path(path).resolve())
 
     def _warn_of_what_barebones_leaves_out(self) -> None:
+        """Warn of flags of the loggers and callbacks that are not there."""
         subcommand = self.config.get("subcommand")
         for change in changes(self.asked, self._parser(subcommand).get_defaults()):
             flag, _, value = change.lstrip("-").partition(" ")

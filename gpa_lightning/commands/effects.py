@@ -63,16 +63,17 @@ def take_effect(settings: Namespace, asked: Namespace) -> None:
     if trainer.gradient_clip_algorithm and not trainer.gradient_clip_val:
         algorithm = f"--trainer.gradient_clip_algorithm {trainer.gradient_clip_algorithm}"
         warn(f"{algorithm} changes nothing without --trainer.gradient_clip_val")
-    _lengths(trainer)
+    _idle_flags(trainer)
     _processes(trainer)
-    _refuse_beyond_cores("--data.num_workers", settings.data.num_workers)
+    if settings.data.num_workers > 0:
+        _refuse_beyond_cores("--data.num_workers", settings.data.num_workers)
     callbacks = [settings[flag] or {} for flag in ("checkpoint", "early_stopping")]
     if trainer.profiler or any(each.get("init_args.verbose") for each in callbacks):
         logging.getLogger("lightning.pytorch").setLevel(logging.INFO)  # by which they talk
 
 
-def _lengths(trainer: Namespace) -> None:
-    """Warn of a least length of the training that is none."""
+def _idle_flags(trainer: Namespace) -> None:
+    """Warn of flags of Lightning's Trainer that do nothing here, or let nothing be done."""
     for unit in ("epochs", "steps"):
         least, most = trainer[f"min_{unit}"], trainer[f"max_{unit}"]
         if least and most is not None and -1 < most < least:
@@ -82,7 +83,8 @@ def _lengths(trainer: Namespace) -> None:
     for flag, why in _IDLE.items():
         value = trainer[flag]
         if value is not None and value is not True:
-            warn(f"--trainer.{flag} {str(value).lower()} changes nothing: {why}")
+            given = "false" if value is False else value
+            warn(f"--trainer.{flag} {given} changes nothing: {why}")
 
 
 def _learning_rate(settings: Namespace, asked: Namespace) -> None:

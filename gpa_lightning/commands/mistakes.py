@@ -12,16 +12,14 @@ from pathlib import Path
 
 from jsonargparse import ArgumentParser as JsonParser
 from jsonargparse import Namespace
-from lightning.pytorch import Callback
-from lightning.pytorch.loggers import Logger
-from torch import Tensor
-from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LRScheduler
 
 from gpa_lightning.commands.arguments import SHORT_FLAGS, recipes
 from gpa_lightning.commands.nearest import did_you_mean, nearest
 
-_BASES = (Callback, Logger, LRScheduler, Optimizer)  # of the classes that flags name
+_BASES = (  # of the classes that flags name
+    *("lightning.pytorch.Callback", "lightning.pytorch.loggers.Logger"),
+    *("torch.optim.lr_scheduler.LRScheduler", "torch.optim.Optimizer"),
+)
 _OF_OTHER_TYPES = (  # how reasons begin that say no more than that another type was meant
     *("Does not validate", "Expected a", "Import path", "Not a valid subclass"),
     *("a class path", "a dict"),
@@ -111,7 +109,7 @@ def culprit(error: BaseException) -> str | None:
     name = None
     for frame, _ in traceback.walk_tb(error.__traceback__):
         owner = frame.f_locals.get("self")
-        if isinstance(owner, _BASES):
+        if isinstance(owner, _bases()):
             name = type(owner).__name__
     return name
 
@@ -232,7 +230,7 @@ def _wrong_value(causes: Sequence[BaseException], given: Sequence[str]) -> str:
     if found := re.match(r"Option '(\S+)' is not accepted", leaf):
         return _no_such_argument(flag, found[1], kind)
     if found := re.match(r"the following arguments are required: (.*)", leaf):
-        if _named(kind) in _BASES:
+        if _named(kind) in _bases():
             return f"{flag} needs the name of a class: {flag} NAME"
         needed = " and ".join(f"{flag}.{each}" for each in found[1].split(", "))
         return f"{kind.rpartition('.')[2]} needs {needed}"
@@ -277,10 +275,15 @@ def _named(path: str) -> object:
     return getattr(sys.modules.get(module), name, None)
 
 
+def _bases() -> tuple[type, ...]:
+    """Return those of the bases that have been imported: predicting takes no Lightning."""
+    return tuple(each for each in map(_named, _BASES) if isinstance(each, type))
+
+
 def _is_base(each: object) -> bool:
     """Tell whether a type's subclasses are what a flag takes by name."""
     owner = each.__module__.partition(".")[0] if isinstance(each, type) else ""
-    return owner in ("gpa_lightning", "lightning", "torch") and each is not Tensor
+    return owner in ("gpa_lightning", "lightning", "torch") and each is not _named("torch.Tensor")
 
 
 def _subclasses(base: type) -> Iterator[type]:
@@ -292,7 +295,7 @@ def _subclasses(base: type) -> Iterator[type]:
 
 def _no_such_argument(flag: str, name: str, kind: str) -> str:
     owner = _named(kind)
-    if owner in _BASES or not isinstance(owner, type):
+    if owner in _bases() or not isinstance(owner, type):
         return f"{flag}.{name} needs {flag} NAME before it, the class that it is for"
     names: list[str] = []
     for each in owner.__mro__[:-1]:
@@ -319,7 +322,7 @@ def _no_such_class(flag: str, value: str, leaf: str, bases: Sequence[object], or
         hint = f"; did you mean {near}?" if near else ""
         return f"{flag} {value}: {module} has no {name}{hint}"
     classes = {each.__name__ for base in bases for each in _subclasses(base)}  # type: ignore[arg-type]
-    known = {each for each in classes if not each.startswith("_")} - {e.__name__ for e in _BASES}
+    known = {each for each in classes if not each.startswith("_")} - {e.__name__ for e in _bases()}
     if module:
         near = f"; did you mean {name}?" if name in known else ""
         return f"{flag} {value}: there is no module {module}, in this folder or installed{near}"

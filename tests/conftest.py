@@ -1,5 +1,6 @@
 """What the tests share: small tables that they make themselves, and the real one where it is."""
 
+import gc
 import os
 import signal
 from collections.abc import Iterator
@@ -13,6 +14,12 @@ from gpa_lightning.data.table import FEATURES
 
 # A shell's background jobs ignore Ctrl-C, and so would the programs that the tests interrupt.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def pytest_collection_finish() -> None:
+    """Spare the garbage collector what the libraries have imported, for good."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture

@@ -37,6 +37,18 @@ def identical_students(tmp_path):
     return path
 
 
+@pytest.fixture
+def in_this_process(monkeypatch):
+    """Measure without processes, but for peers, which take their settings from the environment."""
+
+    def measure_here(task):
+        contender = EVERYONE[task.contender]
+        return measure(task) if contender.packages else contender.run(task, Meter())
+
+    monkeypatch.setattr(rounds, "measure", measure_here)
+    monkeypatch.setattr("sys.argv", ["process"])  # Lightning's command line warns of any others
+
+
 def tables(folder):
     """The tables' lines in a report, split into cells, by their first cell."""
     page = (folder / "benchmark.md").read_text(encoding="utf-8")
@@ -68,16 +80,11 @@ def measurement(seconds, memory=0, val_loss=0.5):
 
 
 @pytest.mark.slow
-def test_two_contenders_take_the_same_steps(identical_students, tmp_path, monkeypatch):
-    def measure_one_in_this_process(task):
-        if task.contender == "this-project":
-            return measure(task)
-        return EVERYONE[task.contender].run(task, Meter())
-
-    monkeypatch.setattr(rounds, "measure", measure_one_in_this_process)
-    monkeypatch.chdir(tmp_path)
+def test_two_contenders_take_the_same_steps(identical_students, tmp_path):
     flags = ["--threads=1", "--epochs=2", "--rounds=1", f"--data.path={identical_students}"]
-    assert main([*flags, "--output=report", "--contenders", "lecture", "this-project"]) == 0
+    flags += ["--output=report", "--contenders", "lecture", "this-project"]
+    result = run(PROJECT / "scripts" / "benchmark.py", *flags, cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
     report = tmp_path / "report"
     mses = validation_mses(report)
     assert mses.keys() == {"lecture", "this-project"}
@@ -89,11 +96,10 @@ def test_two_contenders_take_the_same_steps(identical_students, tmp_path, monkey
 
 
 @pytest.mark.slow
-def test_all_contenders_take_the_same_steps(identical_students, tmp_path):
+def test_all_contenders_take_the_same_steps(identical_students, in_this_process, tmp_path):
     flags = ["--threads=1", "--epochs=2", "--rounds=1", f"--data.path={identical_students}"]
     report = tmp_path / "report"
-    result = run(PROJECT / "scripts" / "benchmark.py", *flags, f"--output={report}", cwd=tmp_path)
-    assert result.returncode == 0, result.stderr
+    assert main([*flags, f"--output={report}"]) == 0
 
     absent = {name for name, c in CONTENDERS.items() if not all(map(find_spec, c.packages))}
     mses = validation_mses(report)
@@ -106,12 +112,7 @@ def test_all_contenders_take_the_same_steps(identical_students, tmp_path):
 
 
 @pytest.mark.slow
-def test_full_batch_contenders_take_the_same_steps(twin, tmp_path, monkeypatch):
-    def measure_in_this_process(task):
-        return EVERYONE[task.contender].run(task, Meter())
-
-    monkeypatch.setattr(rounds, "measure", measure_in_this_process)
-    monkeypatch.setattr("sys.argv", ["process"])  # Lightning's command line warns of any others
+def test_full_batch_contenders_take_the_same_steps(twin, in_this_process, tmp_path):
     flags = ["--mode=full-batch", "--threads=1", "--epochs=3", "--rounds=1", f"--data.path={twin}"]
     assert main([*flags, f"--output={tmp_path}", "--contenders", *CONTENDERS]) == 0
     mses = validation_mses(tmp_path)

@@ -28,8 +28,7 @@ test: $(INSTALLED) ## run the quick tests (GPA_CSV=path/to/GPA.csv includes thos
 	$(PYTEST) --dist loadfile -m "not slow and not long" $(ARGS)
 
 test-all: $(INSTALLED) ## run the quick and the slow tests, and a twentieth of the long ones
-	LONG_SHARE=0.05 $(PYTEST) --dist worksteal -m "not all_cores" $(ARGS)
-	LONG_SHARE=0.05 $(BIN)/python -m pytest -m all_cores $(ARGS)
+	LONG_SHARE=0.05 $(PYTEST) --dist worksteal -m "" $(ARGS)
 
 test-long: $(INSTALLED) ## run the long fault tests, up to an hour (LONG_SHARE=0.05: that share of them)
 	$(BIN)/python -m pytest -s -m long $(ARGS)

@@ -16,6 +16,11 @@ from gpa_lightning.data.table import FEATURES
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the longest, beside which the others can be done."""
+    items.sort(key=lambda item: item.get_closest_marker("minutes") is None)
+
+
 def pytest_collection_finish() -> None:
     """Spare the garbage collector what the libraries have imported, for good."""
     gc.collect()

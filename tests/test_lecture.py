@@ -62,7 +62,7 @@ def test_the_mini_batch_recipe_begins_as_the_lectures_run(workplace):
 
 
 @pytest.mark.slow
-@pytest.mark.all_cores
+@pytest.mark.minutes
 def test_full_batch(real_table, tmp_path):
     printed, logged, test_loss = trained("lecture-full-batch", real_table, tmp_path)
     assert_lectures_table(printed, logged, FULL_BATCH)
@@ -70,7 +70,7 @@ def test_full_batch(real_table, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.all_cores
+@pytest.mark.minutes
 def test_mini_batch_overfits(real_table, tmp_path):
     printed, logged, test_loss = trained("lecture-mini-batch", real_table, tmp_path)
     assert_lectures_table(printed, logged, MINI_BATCH)
@@ -79,7 +79,7 @@ def test_mini_batch_overfits(real_table, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.all_cores
+@pytest.mark.minutes
 def test_recommended_beats_gradient_boosting(real_table, workplace, capsys):
     ours, boosting = [], []
     for seed in range(5):

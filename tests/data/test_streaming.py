@@ -482,7 +482,7 @@ def test_memory_stays_below_the_size_of_the_table(workplace):
 
 
 @pytest.mark.long
-@pytest.mark.all_cores
+@pytest.mark.minutes
 @pytest.mark.skipif(sys.platform != "linux", reason="reads the process's memory in /proc")
 def test_fifty_million_rows_are_trained_on_in_less_than_a_gigabyte(workplace):
     Path("twin").mkdir()

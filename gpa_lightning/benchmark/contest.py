@@ -70,9 +70,9 @@ def hold_contest(
     size = task.data["batch_size"]
     if names is None:
         names = [name for name in CONTENDERS if size != "full" or CONTENDERS[name].full_batch]
-    besides = [name for name in BESIDES if not hindrance(name, task)]
-    if "lecture" not in names:
-        besides.remove(AGAIN)
+    besides = [AGAIN] if "lecture" in names else []
+    if not busy and not hindrance(LIMIT, task):  # which spins away its time beside another program
+        besides.append(LIMIT)
     skipped = {name: f"skipped: {why}" for name in names if (why := hindrance(name, task))}
     names = [*names, *besides]
     tasks = {name: replace(task, contender=name) for name in names if name not in skipped}

@@ -10,13 +10,15 @@ from torch import Tensor, nn
 from torch.nn.functional import mse_loss
 from torchmetrics import Metric
 
+from gpa_lightning.target_units import TargetUnits
+
 Norm = Literal["l1", "l2"]
 
 CHUNK_ROWS = 1024
 """Rows of a large batch that are computed at a time: about 7 MB of the lecture's activations."""
 
 _ROW_BY_ROW = (
-    *(nn.Linear, nn.Dropout, nn.Identity, nn.LayerNorm),
+    *(nn.Linear, nn.Dropout, nn.Identity, nn.LayerNorm, TargetUnits),
     *(nn.ReLU, nn.LeakyReLU, nn.ELU, nn.GELU, nn.SiLU, nn.Tanh, nn.Sigmoid, nn.Softplus),
 )
 

@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch.nn.functional import mse_loss
 
-from gpa_lightning import FullyConnectedNetwork, losses
+from gpa_lightning import FullyConnectedNetwork, GPARegressor, losses
 from gpa_lightning.losses import batch_mse, evaluation_mse, weight_norm
 
 
@@ -46,10 +46,11 @@ def test_chunks_need_no_gradient_where_none_is_wanted(monkeypatch):
     torch.testing.assert_close(loss, mse_loss(network(x), y).detach())
 
 
-def test_a_large_batch_keeps_only_one_chunks_activations(monkeypatch):
+@pytest.mark.parametrize("kind", [FullyConnectedNetwork, GPARegressor])
+def test_a_large_batch_keeps_only_one_chunks_activations(kind, monkeypatch):
     """Counted by what autograd saves: independent of the machine's memory."""
     monkeypatch.setattr(losses, "CHUNK_ROWS", 128)
-    network = FullyConnectedNetwork(hidden_sizes=(64,))
+    network = kind(hidden_sizes=(64,))
     x, y = torch.randn(4096, 9), torch.randn(4096, 1)
     largest = 0
 

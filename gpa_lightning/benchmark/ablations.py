@@ -61,11 +61,6 @@ ABLATIONS = {
     "without-sleeping": _by_names(
         "threads asleep beside a busy program", {"speed.waiting._CORES_WANTED": float("inf")}
     ),
-    "without-kept-memory": _by_names(
-        "freed memory kept",
-        {"speed.fast_training.keep_freed_memory": lambda: None},
-        full_batch=True,
-    ),
     "without-chunks": _by_names(
         "full batches in chunks", {"losses.CHUNK_ROWS": 1 << 62}, full_batch=True
     ),

@@ -11,7 +11,6 @@ from torch import nn
 
 from gpa_lightning.speed import fused_adam, training_loop
 from gpa_lightning.speed.denormals import flush_denormals, flushes_denormals
-from gpa_lightning.speed.memory import keep_freed_memory
 from gpa_lightning.speed.stack import FastForward, is_stack
 from gpa_lightning.speed.waiting import WaitingThreads
 
@@ -29,7 +28,6 @@ class FastTraining(Callback):
       operation (`stack.py`), its larger matrix products by oneDNN (`onednn.py`);
     - the kernel of a fused Adam or AdamW is called directly (`fused_adam.py`);
     - denormal numbers are flushed to zero (`denormals.py`);
-    - memory that a step frees is kept for the next one (`memory.py`);
     - threads that wait for each other sleep while another program needs the cores (`waiting.py`).
 
     The weights are those of a plain fit, to the last bit where no layer is large enough for oneDNN
@@ -80,7 +78,6 @@ class FastTraining(Callback):
                 self._stacks.append(module)
         self._flushed_before = flushes_denormals()
         flush_denormals(True)
-        keep_freed_memory()
         self._precision_before = torch.get_float32_matmul_precision()
         torch.set_float32_matmul_precision(self.matmul_precision)
         self._waiting = WaitingThreads()

@@ -310,4 +310,4 @@ def test_a_program_is_busy_beside_what_is_measured(identical_students, tmp_path,
     assert not neighbour.is_running()
     page = Path("report/benchmark.md").read_text()
     assert "beside a program that keeps one core busy" in page
-    assert "its matrix products alone" not in page
+    assert "| its matrix products alone" not in page

@@ -193,7 +193,7 @@ def _chart(outcomes: Outcomes, title: str) -> Figure:
         limit = _seconds(measured[LIMIT])
         label = f"{EVERYONE[LIMIT].title}: {limit:.3g}"
         axes.axvline(limit, color="black", linestyle="--", label=label)
-        axes.legend(loc="lower right")
+        axes.legend(loc="upper right")  # beside the shortest bars
     axes.set_yticks(range(len(names)), [EVERYONE[name].title for name in names])
     axes.invert_yaxis()
     axes.margins(x=0.1)

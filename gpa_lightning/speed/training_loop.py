@@ -249,6 +249,11 @@ class DirectStep:
             if self._shared:
                 self._shared.average()
             self._call("on_after_backward")
+        elif self._shared:  # as Lightning refuses it: the other processes would wait for this one
+            raise RuntimeError(
+                "Skipping the `training_step` by returning None in distributed training is not "
+                "supported."
+            )
         self._call("on_before_optimizer_step", self._optimizer)
         self._take()
         self._module._current_fx_name = None

@@ -44,6 +44,11 @@ class BatchNorm(Plain):
         self.network = nn.Sequential(nn.Linear(9, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, 1))
 
 
+class Skips(Plain):
+    def training_step(self, batch, index):
+        return super().training_step(batch, index) if index < 5 else None
+
+
 class Counted(training_loop.DirectStep):
     steps = 0
 
@@ -79,6 +84,16 @@ for name, (module, flags) in CASES.items():
     difference = max((plain[key] - fast[key]).abs().max().item() for key in plain)
     if trainer.is_global_zero:
         print(json.dumps([name, Counted.steps, difference]))
+for callbacks in ([], [FastTraining()]):
+    trainer = Trainer(
+        strategy="ddp", devices=2, accelerator="cpu", max_epochs=1, callbacks=callbacks,
+        logger=False, enable_checkpointing=False, enable_progress_bar=False,
+    )
+    try:
+        trainer.fit(Skips(), DataLoader(rows, batch_size=20))
+    except RuntimeError as error:
+        if trainer.is_global_zero:
+            print("refused:", error)
 """
 FURTHER = 2 * (400 // 2 // 20 - 1)  # batches but the first of each epoch
 
@@ -97,3 +112,6 @@ def test_the_weights_are_those_of_lightnings_steps(tmp_path):
     }
     for name, _, difference in map(json.loads, lines):
         assert difference < 1e-6, name
+    refusals = [line for line in result.stdout.splitlines() if line.startswith("refused: ")]
+    assert len(refusals) == 2
+    assert all("returning None in distributed training" in each for each in refusals)

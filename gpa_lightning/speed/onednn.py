@@ -34,6 +34,13 @@ def multiplies_bfloat16() -> bool:
     )
 
 
+def product(x: Tensor, weight: Tensor, bias: Tensor | None = None, relu: bool = False) -> Tensor:
+    """Compute by oneDNN, whatever the size, what `linear` computes; it has to be available."""
+    activation = "relu" if relu else "none"
+    result: Tensor = torch.ops.mkldnn._linear_pointwise(x, weight, bias, activation, [], "")
+    return result
+
+
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None, relu: bool = False) -> Tensor:
     """Compute ``x @ weight.T + bias``, and ReLU of it if wanted.
 
@@ -49,9 +56,7 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None, relu: bool = F
         Shape ``(rows, out_features)``.
     """
     if AVAILABLE and x.numel() * weight.shape[0] >= _LEAST_WORK:
-        activation = "relu" if relu else "none"
-        result: Tensor = torch.ops.mkldnn._linear_pointwise(x, weight, bias, activation, [], "")
-        return result
+        return product(x, weight, bias, relu)
     output = functional.linear(x, weight, bias)
     return output.relu_() if relu else output
 

@@ -17,7 +17,7 @@ __all__ = [
 ]
 
 if TYPE_CHECKING:
-    from gpa_lightning.callbacks.defaults import default_callbacks
+    from gpa_lightning.defaults import default_callbacks
     from gpa_lightning.data.datamodule import GPADataModule
     from gpa_lightning.estimator import LightningMLPRegressor
     from gpa_lightning.network import FullyConnectedNetwork
@@ -30,7 +30,7 @@ else:  # predicting does without Lightning, training without scikit-learn: both 
             "GPADataModule": "data.datamodule",
             "GPARegressor": "regressor",
             "LightningMLPRegressor": "estimator",
-            "default_callbacks": "callbacks.defaults",
+            "default_callbacks": "defaults",
         },
     )
 

@@ -102,7 +102,7 @@ CALLBACKS: dict[str, tuple[type[Callback], dict[str, Any], str]] = {
     ),
 }
 LOGGER = {"save_dir": LOGS, "name": "", "default_hp_metric": False}
-WATCHERS = ("early_stopping", "checkpoint", "progress_bar", "trainer.logger", "trainer.callbacks")
+WATCHERS = ("early_stopping", "checkpoint", "progress_bar")  # callbacks that barebones leaves out
 WATCHING = ["gpa_lightning.callbacks.LossCurves", "gpa_lightning.callbacks.HyperparameterTable"]
 
 
@@ -257,7 +257,7 @@ class GPALightningCLI(LightningCLI):
         if config.trainer.barebones:  # Lightning's word for a training that watches nothing
             self._warn_of_what_barebones_leaves_out()
             config.trainer.logger, config.trainer.callbacks = False, None
-            for flag in WATCHERS[:3]:
+            for flag in WATCHERS:
                 config[flag] = None
         stopping = (config.early_stopping or {}).get("init_args", {})
         if stopping.get("check_on_train_epoch_end", True) is None:
@@ -286,7 +286,8 @@ class GPALightningCLI(LightningCLI):
         for change in changes(self.asked, self._parser(subcommand).get_defaults()):
             flag, _, value = change.lstrip("-").partition(" ")
             long = SHORT_FLAGS.get(flag, flag)
-            if long.startswith(WATCHERS) and value not in ("null", "false"):
+            left_out = (*WATCHERS, "trainer.logger", "trainer.callbacks")
+            if long.startswith(left_out) and value not in ("null", "false"):
                 warn(f"{change} changes nothing with --trainer.barebones true")
 
     def _name_run(self) -> None:

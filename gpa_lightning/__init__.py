@@ -17,8 +17,8 @@ __all__ = [
 ]
 
 if TYPE_CHECKING:
-    from gpa_lightning.defaults import default_callbacks
     from gpa_lightning.data.datamodule import GPADataModule
+    from gpa_lightning.defaults import default_callbacks
     from gpa_lightning.estimator import LightningMLPRegressor
     from gpa_lightning.network import FullyConnectedNetwork
     from gpa_lightning.regressor import GPARegressor

@@ -61,7 +61,7 @@ class OverfittingMonitor(Callback):
     the training loss has fallen. The training data have to be tensors in a `TensorDataset`, as
     those of `GPADataModule` are.
 
-    That costs a forward pass over the training set at each validation: about 15 % of the time of
+    That costs a forward pass over the training set at each validation: about a fifth of the time of
     the lecture's mini-batch training, so the summary of a run makes do with ``train_loss``.
 
     Args:

@@ -324,7 +324,10 @@ class TestMistakes:
             ),
             (["", "--dropout x"], 'setting "--dropout x": --dropout takes a number, not x'),
             (["", "--seds", "2"], 'setting "": there is no --seds; did you mean --seeds?'),
-            (["--seeds 2"], 'setting "--seeds 2": --seeds is for all settings, and goes behind th'),
+            (
+                ["--seeds 2"],
+                'setting "--seeds 2": --seeds is for all settings, and goes behind them',
+            ),
             (["", "--seeds", "x"], "--seeds takes a whole number above 0, not x"),
             (["", "--n_jobs", "-2"], "--n_jobs takes -1 or a whole number above 0, not -2"),
             (["", "--output"], "--output needs a value"),
@@ -332,7 +335,7 @@ class TestMistakes:
     )
     def test_a_comparison_says_the_same(self, args, line, table, workplace, capsys, monkeypatch):
         monkeypatch.setenv("GPA_CSV", str(table))  # the first setting is read before the second
-        assert refusal(compare, args, capsys).startswith(line)
+        assert refusal(compare, args, capsys) == line
 
     @pytest.mark.parametrize(
         "program",

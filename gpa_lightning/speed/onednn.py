@@ -71,7 +71,8 @@ def weight_gradient(grad: Tensor, x: Tensor) -> Tensor:
     Returns:
         Shape ``(out_features, in_features)``.
     """
-    large = AVAILABLE and x.numel() * grad.shape[1] >= _LEAST_WORK
-    if large and grad.dtype == torch.float32 and x.shape[1] < grad.shape[1]:
+    if grad.dtype != torch.float32:
+        return grad.T @ x
+    if AVAILABLE and x.shape[1] < grad.shape[1] and x.numel() * grad.shape[1] >= _LEAST_WORK:
         return linear(x.T, grad.T).T.contiguous()  # this side leaves less to transpose
     return linear(grad.T, x.T)

@@ -4,6 +4,7 @@ import gc
 import os
 import signal
 from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -17,8 +18,19 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Begin with the longest, beside which the others can be done."""
-    items.sort(key=lambda item: item.get_closest_marker("minutes") is None)
+    """Have each process begin with one of the longest tests, beside which the others can be done.
+
+    With ``--dist worksteal``, each has a stretch of the tests to begin with.
+    """
+    processes = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+    longest = [item for item in items if item.get_closest_marker("minutes")]
+    others = iter([item for item in items if not item.get_closest_marker("minutes")])
+    ordered: list[pytest.Item] = []
+    for process in range(processes):
+        stretch = (len(items) - len(ordered)) // (processes - process)
+        first = longest[process::processes]
+        ordered += [*first, *islice(others, max(0, stretch - len(first)))]
+    items[:] = ordered
 
 
 def pytest_collection_finish() -> None:

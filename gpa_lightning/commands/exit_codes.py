@@ -30,6 +30,7 @@ DISK_ERRORS = (
 )
 _CALLS_LIGHTNING = ("gpa_lightning.commands.cli", "gpa_lightning.commands.train")
 _BELOW_LIGHTNING = ("contextlib", "jsonargparse", "lightning", "lightning_utilities", "torch")
+_TRANSLATORS = ("torch._dynamo.exc", "torch._inductor.exc")  # which have no public base class
 _HINTS = {
     "backend": "; --accelerator cpu runs everywhere",
     "torch_xla": "; --accelerator auto takes what the machine has",
@@ -63,6 +64,8 @@ def _exit_code(program: Callable[[Sequence[str]], object], arguments: Sequence[s
             return refuse(wrong)
         if isinstance(error, distributed.DistError) or "gloo" in str(error):
             return _has_lost_a_process(error)
+        if type(error).__module__ in _TRANSLATORS:
+            return refuse(f"torch.compile: {str(error).strip().partition(chr(10))[0]}")
         if not _is_lightnings_own(error):
             raise
         return refuse(_with_place(error))

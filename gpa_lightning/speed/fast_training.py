@@ -44,6 +44,10 @@ class FastTraining(Callback):
         matmul_precision: Precision of float32 matrix products for the time of a fit, as
             `torch.set_float32_matmul_precision` has it: ``highest`` is the lecture's arithmetic,
             ``high`` lets an NVIDIA GPU use TF32, which is faster and rounds to ten bits.
+        compile_mode: Has `torch.compile` translate the module's parts that have weights, for the
+            time of a fit and in this mode: ``reduce-overhead`` makes CUDA graphs of them on an
+            NVIDIA GPU. Results round differently, and dropout draws other numbers. None translates
+            nothing.
 
     Raises:
         ValueError: If ``steps_per_execution`` is not positive.
@@ -56,14 +60,16 @@ class FastTraining(Callback):
         self,
         steps_per_execution: int = 256,
         matmul_precision: Literal["highest", "high", "medium"] = "highest",
+        compile_mode: Literal["default", "reduce-overhead", "max-autotune"] | None = None,
     ) -> None:
         if steps_per_execution < 1:
             raise ValueError(f"steps_per_execution must be at least 1, got {steps_per_execution}")
         self.steps_per_execution = steps_per_execution
         self.matmul_precision = matmul_precision
+        self.compile_mode = compile_mode
         self._precision_before: str | None = None
         self._flushed_before = False
-        self._stacks: list[nn.Module] = []
+        self._replaced: list[nn.Module] = []  # whose forward pass is another for the time of a fit
         self._waiting: WaitingThreads | None = None
         self._epoch = -1
         self._further_steps = 0
@@ -71,11 +77,17 @@ class FastTraining(Callback):
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Prepare the module and the processor."""
         self._epoch = -1
-        for module in pl_module.modules():
-            if is_stack(module):
+        if self.compile_mode:
+            for module in pl_module.children():
+                if list(module.parameters()):
+                    forward = torch.compile(module.forward, mode=self.compile_mode)
+                    module.forward = forward
+                    self._replaced.append(module)
+        else:
+            for module in filter(is_stack, pl_module.modules()):
                 assert isinstance(module, nn.Sequential)
                 module.forward = FastForward(module)  # type: ignore[method-assign]
-                self._stacks.append(module)
+                self._replaced.append(module)
         self._flushed_before = flushes_denormals()
         flush_denormals(True)
         self._precision_before = torch.get_float32_matmul_precision()
@@ -84,9 +96,9 @@ class FastTraining(Callback):
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Leave the module and the processor as they were found."""
-        for module in self._stacks:
+        for module in self._replaced:
             vars(module).pop("forward", None)
-        self._stacks = []
+        self._replaced = []
         if self._precision_before is not None:
             flush_denormals(self._flushed_before)
             torch.set_float32_matmul_precision(self._precision_before)

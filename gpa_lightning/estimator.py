@@ -8,12 +8,9 @@ nothing, and puts the global random states back to where they were.
 
 from __future__ import annotations
 
-import logging
 import math
 import threading
-import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from copy import deepcopy
 from numbers import Integral, Real
 from typing import Any, ClassVar, Literal
@@ -21,7 +18,6 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 import numpy.typing as npt
 import torch
-from lightning.fabric.utilities.warnings import PossibleUserWarning
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import EarlyStopping
 from sklearn.base import BaseEstimator, RegressorMixin
@@ -39,6 +35,7 @@ from gpa_lightning.callbacks import StopOnDivergence
 from gpa_lightning.data.loaders import EVALUATION_ROWS, BatchSampler, TableDataset, table_loader
 from gpa_lightning.losses import Norm, batch_mse, weight_norm
 from gpa_lightning.network import FullyConnectedNetwork
+from gpa_lightning.quiet import quiet_lightning
 from gpa_lightning.regressor import Batch, GPARegressor
 from gpa_lightning.speed import FastTraining
 
@@ -483,18 +480,3 @@ class _Progress(EarlyStopping):
             losses = ", ".join(f"{name} = {curve[-1]:.6f}" for name, curve in self.curves.items())
             print(f"Epoch {len(watched)}: {losses}")  # noqa: T201
         super().on_train_epoch_end(trainer, pl_module)
-
-
-@contextmanager
-def quiet_lightning() -> Iterator[None]:
-    """Withhold Lightning's notes and advice, of which none is the estimator's user's to act on."""
-    logger = logging.getLogger("lightning.pytorch")
-    level = logger.level
-    logger.setLevel(max(level, logging.WARNING))
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", PossibleUserWarning)
-            warnings.filterwarnings("ignore", r".*isinstance\(treespec, LeafSpec\).*")
-            yield
-    finally:
-        logger.setLevel(level)

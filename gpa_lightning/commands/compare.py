@@ -30,17 +30,17 @@ from gpa_lightning.callbacks import LossCurves
 from gpa_lightning.commands.effects import LOGS
 from gpa_lightning.commands.mistakes import explain
 from gpa_lightning.commands.outcome import OUTCOME, outcome_of
-from gpa_lightning.commands.quiet import quieten_third_parties
 from gpa_lightning.commands.run_names import short_name
 from gpa_lightning.commands.study import run_and_keep
 from gpa_lightning.commands.summary import final_losses
 from gpa_lightning.commands.train import TrainCLI, fit_and_test
 from gpa_lightning.data.table import DataError
+from gpa_lightning.quiet import quiet_data_module, quieten_third_parties
 from gpa_lightning.resuming.checkpoint import CheckpointError, read_checkpoint
 from gpa_lightning.studies.comparison import CURVES, Comparison
 from gpa_lightning.studies.runs import Outcome, Run, perform
 from gpa_lightning.studies.settings import OUTPUT as STUDIES
-from gpa_lightning.studies.settings import Jobs, Settings, without_advice
+from gpa_lightning.studies.settings import Jobs, Settings
 
 OUTPUT = STUDIES / "compare"
 FOR_ALL = ("seeds", "from", "output", "n_jobs", "dask")
@@ -118,7 +118,7 @@ def run(
     quieten_third_parties()
     try:
         flags = ["--config", json.dumps(config), "--seed_everything", str(seed)]
-        with without_advice():
+        with quiet_data_module():
             cli = SettingCLI(flags, folder)
             if cli.datamodule.provenance.sha256 != table:
                 raise DataError(f"{cli.datamodule.provenance.location}: has changed meanwhile")

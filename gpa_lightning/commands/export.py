@@ -14,8 +14,8 @@ from torch import Tensor, nn
 
 from gpa_lightning.commands.mistakes import parsed
 from gpa_lightning.commands.predict import file_parser, restore, trained_on
-from gpa_lightning.commands.quiet import quieten_third_parties
 from gpa_lightning.commands.refusal import refuse
+from gpa_lightning.quiet import quieten_third_parties
 from gpa_lightning.resuming.checkpoint import CheckpointError
 from gpa_lightning.resuming.whole_file import OutputError, whole_file
 

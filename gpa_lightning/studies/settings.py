@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -15,6 +13,7 @@ from jsonargparse.typing import restricted_number_type
 
 from gpa_lightning import GPADataModule
 from gpa_lightning.data.table import DataError, Provenance
+from gpa_lightning.quiet import quiet_data_module
 
 OUTPUT = Path("lightning_studies")
 QUICK_ROWS = 5000
@@ -22,18 +21,6 @@ QUICK_ROWS = 5000
 Size: TypeAlias = Literal["full", "quick", "tiny"]
 Jobs = restricted_number_type("Jobs", int, [(">=", 1), ("==", -1)], join="or")
 """What ``--n_jobs`` takes."""
-
-
-@contextmanager
-def without_advice() -> Iterator[None]:
-    """Withhold the data module's advice: a study says by itself where the test set is used."""
-    log = logging.getLogger("gpa_lightning.data.datamodule")
-    level = log.level
-    log.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        log.setLevel(level)
 
 
 @dataclass(frozen=True)
@@ -111,7 +98,7 @@ class Settings:
         """
         data = kind(**{**self._data[0], "seed": seed, **own})
         data.most_rows = self.most_rows
-        with without_advice():
+        with quiet_data_module():
             data.setup()
         if data.provenance.sha256 != self.provenance.sha256:
             raise DataError(

@@ -60,7 +60,7 @@ class SettingCLI(TrainCLI):
         folder: Folder of the run, where there is to be one.
     """
 
-    beside = FOR_ALL
+    extra_flags = FOR_ALL
 
     def __init__(self, args: Sequence[str], folder: Path | None = None) -> None:
         self.folder = folder

@@ -62,7 +62,7 @@ def explain(
     error: BaseException,
     parser: ArgumentParser,
     given: Sequence[str],
-    beside: Iterable[str] = (),
+    extra_flags: Iterable[str] = (),
 ) -> str:
     """Say in one line what a parser has refused, or the making of what was parsed.
 
@@ -73,11 +73,11 @@ def explain(
         error: What was raised.
         parser: The parser.
         given: The command line as it was typed.
-        beside: Flags that the program takes out of the command line before the parser sees it.
+        extra_flags: Flags that the program takes out of the command line before the parser sees it.
     """
     message = str(error)
     if found := re.match(r"(?:unrecognized arguments|ambiguous option): (\S+)", message):
-        return _no_such_flag(found[1], parser, beside)
+        return _no_such_flag(found[1], parser, extra_flags)
     if found := re.match(r"the following arguments are required: (.*)", message):
         usage = parser.format_usage()
         needed = [f"--{key}" if f"--{key}" in usage else key for key in found[1].split(", ")]
@@ -144,11 +144,11 @@ def _keys(parser: ArgumentParser) -> list[str]:
     return [key.replace(".init_args.", ".").removesuffix(".class_path") for key in keys]
 
 
-def _no_such_flag(word: str, parser: ArgumentParser, beside: Iterable[str]) -> str:
+def _no_such_flag(word: str, parser: ArgumentParser, extra_flags: Iterable[str]) -> str:
     flag, equals, value = word.partition("=")
     keys = _keys(parser)
     short = [name for name, long in SHORT_FLAGS.items() if long in keys]
-    names = [*beside, *short, *keys, "help", *["print_config"] * ("config" in keys)]
+    names = [*extra_flags, *short, *keys, "help", *["print_config"] * ("config" in keys)]
     near = nearest(flag, names)
     if not flag.startswith("-"):
         hint = f"did you mean --{near}={value}?" if equals and near else "flags begin with --"

@@ -1,12 +1,18 @@
-"""The name of a run's folder: its number, and what the user changed."""
+"""The folder of a run: its number, what the user changed, and the one of a run that goes on."""
 
 from __future__ import annotations
 
 import re
+import shutil
+from argparse import ArgumentError
 from collections.abc import Iterator, Sequence
 from pathlib import Path, PureWindowsPath
 
+from jsonargparse import Namespace
+
 from gpa_lightning.commands.arguments import long_flags
+from gpa_lightning.commands.effects import warn
+from gpa_lightning.resuming.whole_file import PREFIX
 
 LENGTH = 80
 """Characters of a name at most; Windows takes 260 for a whole path."""
@@ -19,14 +25,60 @@ _MACHINE = {  # flags that change nothing that a network learns
 _CLASS_PATH = re.compile(r"[A-Za-z_]\w*(\.\w+)+")
 
 
-def next_version(folder: Path) -> int:
-    """Return the number of the next run, as Lightning counts them.
+def name_run(flags: Namespace, changed: str) -> None:
+    """Name the folder of a run after its number and ``--name``, or else after what was changed.
 
     Args:
-        folder: The folder that holds the runs.
+        flags: All flags; the version of a logger that makes a folder becomes its name.
+        changed: What was changed, in characters that every file system takes.
+
+    Raises:
+        ArgumentError: If ``--name`` is a path.
     """
+    logger = flags.trainer.logger
+    if flags.name and Path(flags.name).name != flags.name:
+        raise ArgumentError(None, f"--name {flags.name}: names one folder, without a slash")
+    kind = logger.get("class_path", "") if isinstance(logger, Namespace) else ""
+    if not kind.endswith(("TensorBoardLogger", "CSVLogger")):
+        if flags.name:
+            warn(f"--name {flags.name} changes nothing: no logger makes a folder of that name")
+        return
+    arguments = logger.init_args
+    if arguments.version is not None:
+        if flags.name:
+            warn(f"--name {flags.name} changes nothing beside --trainer.logger.version")
+        return
+    number = _next_version(Path(arguments.save_dir, arguments.name or ""))
+    arguments.version = "-".join(filter(None, [f"version_{number}", flags.name or changed]))
+
+
+def _next_version(folder: Path) -> int:
+    """Return the number of the next run in a folder of runs, as Lightning counts them."""
     numbers = (re.match(r"version_(\d+)", path.name) for path in folder.glob("version_*"))
     return max((int(number[1]) + 1 for number in numbers if number), default=0)
+
+
+def go_on_in_folder_of(checkpoint: Path, flags: Namespace, logs: Path) -> None:
+    """Log where a checkpoint's run has logged, without what it had begun when it was killed.
+
+    Args:
+        checkpoint: The checkpoint's absolute path.
+        flags: All flags, which are changed.
+        logs: The folder of runs; a checkpoint from elsewhere begins a run of its own.
+    """
+    run, logger = checkpoint.parents[1], flags.trainer.logger
+    versioned = isinstance(logger, Namespace) and "version" in logger.get("init_args", {})
+    if run.parent != logs.resolve() or not versioned:
+        return
+    if flags.name and flags.name not in run.name:
+        warn(f"--name {flags.name} changes nothing: the run goes on in {run.name}")
+    logger.init_args.version = run.name
+    for unfinished in run.glob(f"**/{PREFIX}*"):
+        shutil.rmtree(unfinished)
+    kept = (flags.checkpoint or {}).get("init_args", {})
+    own_folder = kept.get("dirpath", "elsewhere") is None
+    if checkpoint.stem == "last" and own_folder and "enable_version_counter" in kept:
+        kept.enable_version_counter = False  # the lost epoch's best is made again
 
 
 def short_name(words: Sequence[str]) -> str:

@@ -7,7 +7,7 @@ from typing import Any
 
 from lightning.pytorch.cli import LightningCLI
 
-from gpa_lightning.commands.summary import FitReport
+from gpa_lightning.commands.fit_report import FitReport
 
 OUTCOME = "outcome.json"
 

@@ -16,9 +16,10 @@ from gpa_lightning.commands.changes import changes
 from gpa_lightning.commands.cli import GPALightningCLI
 from gpa_lightning.commands.effects import warn
 from gpa_lightning.commands.exit_codes import run
+from gpa_lightning.commands.fit_report import FitReport
 from gpa_lightning.commands.nearest import did_you_mean
 from gpa_lightning.commands.outcome import OUTCOME, outcome_of
-from gpa_lightning.commands.summary import FitReport, final_losses, print_summary
+from gpa_lightning.commands.summary import final_losses, print_summary
 from gpa_lightning.resuming.whole_file import whole_file
 
 DESCRIPTION = "Train the network on the GPA data, test the best checkpoint, and print a summary."

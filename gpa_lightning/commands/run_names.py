@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import shutil
 from argparse import ArgumentError
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path, PureWindowsPath
 
 from jsonargparse import Namespace
@@ -134,3 +134,17 @@ def _pairs(words: Sequence[str]) -> Iterator[tuple[str, str]]:
             waiting = ""
     if waiting:
         yield waiting, ""
+
+
+def unique_name(name: str, taken: Iterable[str]) -> str:
+    """Number a name that there is already, in letters of whichever case.
+
+    Example:
+        >>> unique_name("Mine", ["mine", "other"])
+        'Mine-2'
+    """
+    lower = {each.lower() for each in taken}
+    number = 1
+    while (numbered := name if number == 1 else f"{name}-{number}").lower() in lower:
+        number += 1
+    return numbered

@@ -97,7 +97,7 @@ def export_file(
 
 
 class FromRawScores(nn.Module):
-    """A network with its scaler in front, rounded where `standardised` rounds.
+    """A network with its scaler in front, rounded where `standardise` rounds.
 
     Args:
         network: Maps standardised scores ``(batch, in_features)`` to ``(batch, 1)``.

@@ -21,7 +21,7 @@ from gpa_lightning.commands.mistakes import parsed
 from gpa_lightning.commands.refusal import refuse
 from gpa_lightning.data.loaders import EVALUATION_ROWS
 from gpa_lightning.data.sources import read_scores
-from gpa_lightning.data.split import standardised
+from gpa_lightning.data.split import standardise
 from gpa_lightning.data.table import Array, DataError, Provenance
 from gpa_lightning.network import FullyConnectedNetwork
 from gpa_lightning.resuming.checkpoint import DATA_KEY, CheckpointError, read_checkpoint
@@ -228,7 +228,7 @@ _ARGUMENTS = tuple(signature(FullyConnectedNetwork).parameters)
 def _predict(trained: Trained, features: Array) -> npt.NDArray[np.float32]:
     """Predict GPAs, shape ``(rows,)``, from raw scores ``(rows, in_features)``, in blocks."""
     with np.errstate(all="ignore"):  # what overflows is found in the predictions
-        x = torch.from_numpy(standardised(features, trained.scaler))
+        x = torch.from_numpy(standardise(features, trained.scaler))
     device = next(trained.network.parameters()).device
     blocks = [trained.network(block.to(device)).cpu() for block in torch.split(x, EVALUATION_ROWS)]
     gpas: npt.NDArray[np.float32] = torch.cat(blocks).squeeze(1).numpy()

@@ -31,8 +31,8 @@ from gpa_lightning.data.table import (
     DataError,
     Rows,
     TextError,
-    distinct,
-    quoted,
+    clean_names,
+    quote,
     sha256_of,
 )
 
@@ -213,16 +213,16 @@ class CsvFile:
         names = [cell for cell in cells if cell.strip()]
         if len(names) == 1 < len(cells) - 1 and not numbers:
             raise DataError(
-                f"{where}: only one of {len(cells):,} columns has a name, {quoted(names[0])}; "
+                f"{where}: only one of {len(cells):,} columns has a name, {quote(names[0])}; "
                 "a title above the columns' names has to go"
             )
         if 2 * valued <= len(cells) or not numbers or by_pandas or counting:
-            return distinct(cells, where), first.end(), line
+            return clean_names(cells, where), first.end(), line
         if not self._looks_published(line, sample, len(cells)):
             more = ", ..." if len(numbers) > 3 else ""
             raise DataError(
                 f"{where}: holds {len(numbers)} numbers and not the columns' names "
-                f"({', '.join(map(quoted, numbers[:3]))}{more}); without names only the published "
+                f"({', '.join(map(quote, numbers[:3]))}{more}); without names only the published "
                 "layout is understood: male and female (0 or 1) or neither, nine scores up to "
                 f"{self.HIGHEST_SCORE:,}, and the GPA up to {self.HIGHEST_GPA}"
             )
@@ -284,7 +284,7 @@ class CsvFile:
         fields = max(_count_fields(following, each) for each in NAMES)
         if fields > 1:
             raise DataError(
-                f"{where}: {quoted(text)} is one field, but the next line has {fields:,}; a title "
+                f"{where}: {quote(text)} is one field, but the next line has {fields:,}; a title "
                 "above the columns' names has to go"
             )
         if " " in text.strip() and " " in following.strip():
@@ -409,7 +409,7 @@ class CsvFile:
             for i in picked:
                 if not (self._is_number(cells[i]) or cells[i].strip() in MISSING):
                     counts[i] += 1
-                    example = example or f"{quoted(cells[i])} in line {start}"
+                    example = example or f"{quote(cells[i])} in line {start}"
         names = [self.columns[i] for i, count in counts.items() if 2 * count > rows]
         return TextError(self.location, names, f"text ({example})") if names else None
 
@@ -438,7 +438,7 @@ class CsvFile:
             for i in picked:
                 reason = self._objection(cells[i])
                 if reason:
-                    return DataError(f"{where}, column {quoted(self.columns[i])}: {reason}")
+                    return DataError(f"{where}, column {quote(self.columns[i])}: {reason}")
         return DataError(f"{self.location}, line {line} or later: quotes are out of order")
 
     def _objection(self, cell: str) -> str | None:
@@ -448,8 +448,8 @@ class CsvFile:
         if not self._is_number(cell):
             written = "1234,5" if self.decimal == "," else "1234.5"
             advice = f", write it as {written}" if re.search(r"\d[.,]\d", cell) else ""
-            return f"{quoted(cell)} is not a number{advice}"
-        return None if abs(self._number(cell)) <= LARGEST else f"{quoted(cell)} is too large"
+            return f"{quote(cell)} is not a number{advice}"
+        return None if abs(self._number(cell)) <= LARGEST else f"{quote(cell)} is too large"
 
 
 def _fields(text: str, delimiter: str) -> list[str]:

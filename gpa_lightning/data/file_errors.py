@@ -13,7 +13,7 @@ from gpa_lightning.data.table import DataError
 
 
 @contextmanager
-def explained(location: str) -> Iterator[None]:
+def explain_errors(location: str) -> Iterator[None]:
     """Turn whatever goes wrong with a table's file into a DataError.
 
     Args:

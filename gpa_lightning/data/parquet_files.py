@@ -15,15 +15,15 @@ import pyarrow as pa
 from pyarrow import parquet
 from pyarrow import types as arrow_types
 
-from gpa_lightning.data.file_errors import explained
+from gpa_lightning.data.file_errors import explain_errors
 from gpa_lightning.data.table import (
     LARGEST,
     DataError,
     Rows,
     TextError,
-    distinct,
-    listed,
-    quoted,
+    clean_names,
+    list_names,
+    quote,
     sha256_of,
 )
 
@@ -63,7 +63,7 @@ class ParquetFile:
         self.location = location
         self.file = parquet.ParquetFile(handle, pre_buffer=False, buffer_size=2**20)
         self.schema = self.file.schema_arrow
-        self.columns = distinct(self.schema.names, location)
+        self.columns = clean_names(self.schema.names, location)
         self.index: list[str] = [name for name in self.columns if not name]
         try:  # pandas puts an index behind the last column, where the target is looked for
             index = self.schema.pandas_metadata["index_columns"]
@@ -110,7 +110,7 @@ class ParquetFile:
             if bad.any():
                 row, column = np.argwhere(bad)[0].tolist()
                 raise DataError(
-                    f"{self.location}, {place(row)}, column {quoted(fields[column].name)}: "
+                    f"{self.location}, {place(row)}, column {quote(fields[column].name)}: "
                     f"{values[row, column]:g} is too large"
                 )
             yield values, place
@@ -161,13 +161,13 @@ class ParquetFolder:
         ]
         self.remarks = []
         if others := [str(path.relative_to(folder)) for path in files if path not in self.files]:
-            self.remarks.append(f"left out what is not named .parquet: {listed(others)}")
+            self.remarks.append(f"left out what is not named .parquet: {list_names(others)}")
         if not self.files:
             raise DataError(f"{location}: is a folder without .parquet files")
         for path in entries:
             if path.is_dir() and "=" not in path.name:
                 raise DataError(
-                    f"{location}: holds the folder {quoted(str(path.relative_to(folder)))}; the "
+                    f"{location}: holds the folder {quote(str(path.relative_to(folder)))}; the "
                     "Parquet files have to lie in it directly, or in folders such as 'year=2020'"
                 )
         self.columns: list[str] = []
@@ -175,8 +175,8 @@ class ParquetFolder:
         self.ends: set[str] = set()
         self.num_rows = self._memory = 0
         for file in self.files:
-            with self._opened(file) as part:
-                columns = distinct([*self._keys(file), *part.columns], part.location)
+            with self._open(file) as part:
+                columns = clean_names([*self._keys(file), *part.columns], part.location)
                 if not self.columns:
                     self.columns, self.index = columns, part.index
                 self._compare(_places(columns), part.location)
@@ -189,9 +189,9 @@ class ParquetFolder:
         return any(part.startswith((".", "_")) for part in path.relative_to(self.folder).parts)
 
     @contextmanager
-    def _opened(self, file: Path) -> Iterator[ParquetFile]:
+    def _open(self, file: Path) -> Iterator[ParquetFile]:
         location = str(Path(self.location, file.relative_to(self.folder)))
-        with explained(location), file.open("rb") as handle:
+        with explain_errors(location), file.open("rb") as handle:
             yield ParquetFile(handle, location)
 
     def _keys(self, file: Path) -> dict[str, str]:
@@ -203,9 +203,9 @@ class ParquetFolder:
         """Refuse a file that has other columns than the first."""
         mine, first = _places(self.columns), self.files[0].relative_to(self.folder)
         if missing := [name for name in self.columns if name.casefold() not in places]:
-            raise DataError(f"{location}: lacks the column {listed(missing)} of {first}")
+            raise DataError(f"{location}: lacks the column {list_names(missing)} of {first}")
         if more := [key for key in places if key not in mine]:
-            raise DataError(f"{location}: has the column {listed(more)}, which {first} lacks")
+            raise DataError(f"{location}: has the column {list_names(more)}, which {first} lacks")
 
     def memory(self) -> int:
         """Return the bytes of all values as float64."""
@@ -225,9 +225,9 @@ class ParquetFolder:
             numbers = {i: _number(value) for i, value in fixed.items()}
             if text := [i for i, number in numbers.items() if number is None]:
                 columns = [self.columns[picked[i]] for i in text]
-                raise TextError(self.location, columns, f"text ({quoted(fixed[text[0]])})")
+                raise TextError(self.location, columns, f"text ({quote(fixed[text[0]])})")
             others = [i for i in range(len(names)) if i not in fixed]
-            with self._opened(file) as part:
+            with self._open(file) as part:
                 places = _places(part.columns)
                 for values, place in part.rows([places[names[i]] for i in others]):
                     whole = np.empty((len(values), len(names)))
@@ -247,7 +247,7 @@ class ParquetFolder:
         """Return all columns, with the types they have in the files; those of folders as text."""
         frames = []
         for file in self.files:
-            with self._opened(file) as part:
+            with self._open(file) as part:
                 frame = part.frame()
             for place, (key, value) in enumerate(self._keys(file).items()):
                 frame.insert(place, key, value)

@@ -17,7 +17,7 @@ from platformdirs import user_cache_dir
 from gpa_lightning.data.columns import Columns, chosen_columns, training_columns
 from gpa_lightning.data.download import DownloadError, fetch
 from gpa_lightning.data.file_lock import file_lock
-from gpa_lightning.data.formats import TableFile, opened, opened_input, tell_remarks
+from gpa_lightning.data.formats import TableFile, open_input, open_table, warn_of_remarks
 from gpa_lightning.data.split import RowNumbers
 from gpa_lightning.data.table import (
     FEATURES,
@@ -31,10 +31,10 @@ from gpa_lightning.data.table import (
     Source,
     Table,
     TextError,
-    absent,
-    dropping,
-    listed,
-    quoted,
+    drop_flag,
+    explain_missing,
+    list_names,
+    quote,
 )
 from gpa_lightning.data.twin import synthetic_twin
 
@@ -145,22 +145,22 @@ def read_scores(path: str | Path, feature_names: Sequence[str]) -> Scores:
             not a finite number within the range of single precision.
     """
     location = str(path)
-    with opened_input(location) as table:
+    with open_input(location) as table:
         location = table.location
         places = {name.casefold(): i for i, name in enumerate(table.columns)}
         wanted = [name.strip().casefold() for name in feature_names]
         missing = [n for n, key in zip(feature_names, wanted, strict=True) if key not in places]
         if missing and not table.named:
             raise DataError(
-                f"{location}: holds no columns' names, without which column {listed(missing)} "
+                f"{location}: holds no columns' names, without which column {list_names(missing)} "
                 "cannot be found"
             )
         if missing:
-            raise DataError(absent(missing, table.columns, location))
+            raise DataError(explain_missing(missing, table.columns, location))
         rows = _with_gaps_counted(table.rows([places[key] for key in wanted]), location)
         features = _joined(rows, table.num_rows, len(wanted), location)
         frame = table.frame()
-        tell_remarks(table, location)  # not in front of an error, which is one line
+        warn_of_remarks(table, location)  # not in front of an error, which is one line
         frame.attrs["decimal"] = table.decimal
         return Scores(frame, features)
 
@@ -220,12 +220,12 @@ def _read_table(
     selection: Selection = Selection(),  # noqa: B008 - it cannot be changed
 ) -> Table:
     """Read a table with a target; ``location`` is what messages call the file."""
-    with opened(file, location) as table:
+    with open_table(file, location) as table:
         columns = training_columns(table, selection, location)
         rows = training_rows(table, columns, selection, location)
         values = _joined(rows, table.num_rows, len(columns.names), location)
         if kind == "file":
-            tell_remarks(table, location)  # not in front of an error, which is one line
+            warn_of_remarks(table, location)  # not in front of an error, which is one line
         provenance = Provenance(kind, location, len(values), table.sha256())
     *features, target = columns.names
     return Table(values[:, :-1], values[:, -1], tuple(features), target, provenance)
@@ -265,7 +265,7 @@ def _numbers(table: TableFile, columns: Columns) -> Iterator[Rows]:
     try:
         yield from table.rows(columns.places)
     except TextError as error:
-        raise DataError(f"{error}; leave out with {dropping(error.names)}") from None
+        raise DataError(f"{error}; leave out with {drop_flag(error.names)}") from None
 
 
 def _complete(
@@ -278,7 +278,7 @@ def _complete(
         complete = ~gaps.any(axis=1)
         if not complete.all() and not first:
             row = int(np.argmin(complete))
-            first = f"{place(row)}, column {quoted(names[int(np.argmax(gaps[row]))])}"
+            first = f"{place(row)}, column {quote(names[int(np.argmax(gaps[row]))])}"
         total, incomplete = total + len(values), incomplete + int((~complete).sum())
         lacking |= gaps.any(axis=0)
         if not first:
@@ -295,14 +295,14 @@ def _complete(
     if not first:
         return
     columns = [name for name, lacks in zip(names, lacking, strict=True) if lacks]
-    where = f"in {len(columns):,} of {len(names):,} columns ({listed(columns)})"
+    where = f"in {len(columns):,} of {len(names):,} columns ({list_names(columns)})"
     if missing == "refuse" or incomplete == total:
         *features, target = names
         others = target not in columns and len(columns) < len(features)
         raise DataError(
             f"{location}, {first}: a value is missing, as in {incomplete:,} of {total:,} rows, "
             f"{where}; --data.missing drop leaves out such rows"
-            + (f", {dropping(columns)} such columns" if others else "")
+            + (f", {drop_flag(columns)} such columns" if others else "")
         )
     log.warning(
         "%s: %s of %s rows lack a value, %s, and are left out; the first is %s",
@@ -362,13 +362,13 @@ def _with_a_counter_named(rows: Iterable[Rows], target: str, location: str) -> I
     if count > 2 and lowest == highest != 0:
         log.warning(
             "%s: the target %s only counts the rows, by %g; another is named with --data.target",
-            *(location, quoted(target), lowest),
+            *(location, quote(target), lowest),
         )
     elif named and whole and (named["word"] or lowest >= 0):  # "paid" may fall, and be learnt
         log.warning(
             "%s: the target %s seems to name rows or groups of them, not to measure anything; "
             "another is named with --data.target",
-            *(location, quoted(target)),
+            *(location, quote(target)),
         )
 
 
@@ -385,7 +385,7 @@ def _with_constants_named(
         yield values, place
     if constant.any() and count > 1:
         same = [name for name, is_same in zip(features, constant, strict=True) if is_same]
-        log.warning("%s: nothing to learn from constant column %s", location, listed(same))
+        log.warning("%s: nothing to learn from constant column %s", location, list_names(same))
 
 
 def _joined(rows: Iterable[Rows], num_rows: int | None, width: int, location: str) -> Array:

@@ -129,7 +129,7 @@ def fit_scaler(training_blocks: Iterable[Array]) -> tuple[dict[str, Tensor], Mea
     return scaler, (target.mean_.item(), target.scale_.item())
 
 
-def standardised(features: Array, scaler: dict[str, Tensor]) -> npt.NDArray[np.float32]:
+def standardise(features: Array, scaler: dict[str, Tensor]) -> npt.NDArray[np.float32]:
     """Put features, shape ``(rows, in_features)``, into units of ``scaler``, rounded once."""
     scaled: Array = (features - scaler["mean"].numpy()) / scaler["scale"].numpy()
     return scaled.astype(np.float32)

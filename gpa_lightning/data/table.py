@@ -64,7 +64,7 @@ class TextError(DataError):
     """
 
     def __init__(self, location: str, names: Sequence[str], what: str) -> None:
-        super().__init__(f"{location}, column {listed(names)}: holds {what}, not numbers")
+        super().__init__(f"{location}, column {list_names(names)}: holds {what}, not numbers")
         self.names = names
 
 
@@ -126,48 +126,49 @@ class Table:
     target_name: str
     provenance: Provenance
 
-    def sample(self, most: int | None) -> Table:
-        """Return a table of at most so many rows, always the same ones, in their order.
+    def sample(self, max_rows: int | None) -> Table:
+        """Return a random sample of the rows in their order, the same one at every call.
 
         Args:
-            most: How many; None for all.
+            max_rows: Number of rows at most; None for all.
         """
-        if most is None or most >= len(self.target):
+        if max_rows is None or max_rows >= len(self.target):
             return self
-        rows = np.sort(np.random.default_rng(0).permutation(len(self.target))[:most])
+        rows = np.sort(np.random.default_rng(0).permutation(len(self.target))[:max_rows])
         return replace(self, features=self.features[rows], target=self.target[rows])
 
 
-def quoted(text: str) -> str:
-    """Return a cell or a name in quotes, cut to a length that suits a message."""
+def quote(text: str) -> str:
+    """Quote a cell or a name for a message, of which it shows 40 characters at most."""
     return repr(text if len(text) <= 40 else f"{text[:40]}...")
 
 
-def listed(names: Sequence[str]) -> str:
-    """Return names in quotes, the first five of them, for a message."""
+def list_names(names: Sequence[str]) -> str:
+    """Quote the first five of some names for a message, and say how many more there are."""
     more = f" and {len(names) - 5:,} more" if len(names) > 5 else ""
-    return ", ".join(map(quoted, names[:5])) + more
+    return ", ".join(map(quote, names[:5])) + more
 
 
-def absent(missing: Sequence[str], columns: Sequence[str], location: str) -> str:
-    """Say that a table lacks columns, which it has, and which of those may be meant."""
+def explain_missing(missing: Sequence[str], columns: Sequence[str], location: str) -> str:
+    """Return a message on missing columns: which there are, and which of them may be meant."""
     known = {name.casefold(): name for name in columns}
     meant = difflib.get_close_matches(missing[0].strip().casefold(), known, n=1)
-    hint = f" (did you mean {quoted(known[meant[0]])}?)" if meant and len(missing) == 1 else ""
-    return f"{location}: there is no column {listed(missing)}{hint}; there are {listed(columns)}"
+    hint = f" (did you mean {quote(known[meant[0]])}?)" if meant and len(missing) == 1 else ""
+    there = f"there are {list_names(columns)}"
+    return f"{location}: there is no column {list_names(missing)}{hint}; {there}"
 
 
-def dropping(names: Sequence[str]) -> str:
-    """Return the flag that leaves columns out, as it is typed; of the first thirty."""
+def drop_flag(names: Sequence[str]) -> str:
+    """Return the flag that leaves columns out, as a shell takes it; at most thirty of them."""
     return " ".join(["--data.drop", *map(shlex.quote, names[:30]), *["..."] * (len(names) > 30)])
 
 
-def distinct(columns: Sequence[str], where: str) -> list[str]:
-    """Return the names without blanks around them; they have to differ in more than case.
+def clean_names(columns: Sequence[str], where: str) -> list[str]:
+    """Strip blanks from columns' names, and check that they differ in more than letter case.
 
     Args:
-        columns: The names, of which the first may be empty, as that of a column of row names.
-        where: What messages call the place.
+        columns: The names. The first may be empty, as that of a column of row names.
+        where: Place for messages.
 
     Raises:
         DataError: If one is missing or there twice.
@@ -177,7 +178,7 @@ def distinct(columns: Sequence[str], where: str) -> list[str]:
         if not name and place > 1:
             raise DataError(f"{where}: column {place} of {len(columns)} has no name")
         if name.casefold() in names:
-            raise DataError(f"{where}: column {quoted(name)} is there twice")
+            raise DataError(f"{where}: column {quote(name)} is there twice")
         names[name.casefold()] = name
     return list(names.values())
 

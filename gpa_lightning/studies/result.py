@@ -84,8 +84,8 @@ class Result:
     def mark(self, settings: Settings) -> str:
         """Return what tells a small version from a result; nothing for the full one."""
         if settings.size == "quick":
-            most = min(settings.most_rows or 0, settings.provenance.rows) if self.uses_data else 0
-            rows = f", {most:,} rows" if most else ""
+            count = min(settings.max_rows or 0, settings.provenance.rows) if self.uses_data else 0
+            rows = f", {count:,} rows" if count else ""
             return f"quick look: one seed{rows}; not a result"
         return TINY if settings.size == "tiny" else ""
 

@@ -66,8 +66,8 @@ class Run:
             "device": settings.device,
             "version": __version__,
         }
-        if settings.most_rows is not None:
-            facts["most_rows"] = settings.most_rows
+        if settings.max_rows is not None:
+            facts["max_rows"] = settings.max_rows
         return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
 
 

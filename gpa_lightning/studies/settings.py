@@ -54,7 +54,7 @@ class Settings:
         return self.seeds[: {"full": None, "quick": 1, "tiny": 2}[self.size]]
 
     @property
-    def most_rows(self) -> int | None:
+    def max_rows(self) -> int | None:
         """Number of the table's rows that are sampled; None for all of them."""
         return QUICK_ROWS if self.size == "quick" else None
 
@@ -97,7 +97,7 @@ class Settings:
             own: Further arguments of the data module.
         """
         data = kind(**{**self._data[0], "seed": seed, **own})
-        data.most_rows = self.most_rows
+        data.max_rows = self.max_rows
         with quiet_data_module():
             data.setup()
         if data.provenance.sha256 != self.provenance.sha256:

@@ -37,7 +37,7 @@ from gpa_lightning.data.columns import training_columns
 from gpa_lightning.data.file_lock import file_lock
 from gpa_lightning.data.formats import open_table, warn_of_remarks
 from gpa_lightning.data.loaders import TableDataset
-from gpa_lightning.data.sources import count_rows, training_rows
+from gpa_lightning.data.rows import count_rows, training_rows
 from gpa_lightning.data.split import (
     MeanAndScale,
     RowNumbers,

@@ -37,7 +37,7 @@ Source: TypeAlias = Literal["auto", "file", "download", "synthetic"]
 Missing: TypeAlias = Literal["refuse", "drop"]
 Array: TypeAlias = npt.NDArray[np.float64]
 
-# some rows of a table, shape (rows, columns), and what to call the row of a given index
+# a block of rows, shape (rows, columns), and a function that names the row of a given index
 Rows: TypeAlias = tuple[Array, Callable[[int], str]]
 
 
@@ -55,16 +55,13 @@ class TextError(DataError):
     """Columns that hold something else than numbers.
 
     Args:
-        location: What messages call the table.
-        names: The columns' names.
-        what: What they hold.
-
-    Attributes:
-        names: The columns' names.
+        location: Name of the table for messages.
+        names: Names of the columns.
+        content: What they hold instead.
     """
 
-    def __init__(self, location: str, names: Sequence[str], what: str) -> None:
-        super().__init__(f"{location}, column {list_names(names)}: holds {what}, not numbers")
+    def __init__(self, location: str, names: Sequence[str], content: str) -> None:
+        super().__init__(f"{location}, column {list_names(names)}: holds {content}, not numbers")
         self.names = names
 
 
@@ -73,11 +70,12 @@ class Provenance:
     """Which data a result stands on.
 
     Attributes:
-        kind: The user's file, an earlier download, a new one, or the synthetic twin.
-        location: The file's path, the URL, or a description of the twin.
-        rows: The number of students.
-        sha256: Of the file's bytes (a folder's files one after the other, in the order of their
-            names); of the float64 values, row by row, for the twin.
+        kind: ``file`` of the user's, ``cache`` of an earlier download, new ``download``, or
+            ``synthetic`` twin.
+        location: Path of the file, URL, or a description of the twin.
+        rows: Number of rows.
+        sha256: SHA-256 of the file's bytes (a folder's files one after the other, in the order of
+            their names), or of the twin's float64 values, row by row.
     """
 
     kind: Literal["file", "cache", "download", "synthetic"]
@@ -87,7 +85,7 @@ class Provenance:
 
     @property
     def arguments(self) -> dict[str, str | None]:
-        """What `GPADataModule` is given to find the same data again, from any working directory."""
+        """Arguments of `GPADataModule` that find the same data, from any working directory."""
         if self.kind == "file":
             return {"source": "file", "path": str(Path(self.location).absolute())}
         return {"source": "download" if self.kind == "cache" else self.kind, "path": None}
@@ -95,12 +93,12 @@ class Provenance:
 
 @dataclass(frozen=True)
 class Selection:
-    """Which columns and rows of a table to train on.
+    """Columns and rows of a table to train on.
 
     Attributes:
-        target: The target's name; None for the last column, or the course's GPA.
+        target: Name of the target; None for the course's GPA, or else the last column.
         drop: Names of columns that are neither features nor target.
-        missing: Whether rows that lack a value are left out, or the table is refused for them.
+        missing: Treatment of rows that lack a value: ``refuse`` the table, or ``drop`` the rows.
     """
 
     target: str | None = None
@@ -113,11 +111,11 @@ class Table:
     """A valid table: every value is finite and within the range of single precision.
 
     Attributes:
-        features: Exam scores, float64 of shape (rows, n_features).
-        target: GPAs, float64 of shape (rows,).
-        feature_names: The names of the n_features columns.
-        target_name: The name of the target column.
-        provenance: Where the table comes from.
+        features: Exam scores, float64 of shape ``(rows, in_features)``.
+        target: GPAs, float64 of shape ``(rows,)``.
+        feature_names: Names of the feature columns.
+        target_name: Name of the target column.
+        provenance: Origin of the table.
     """
 
     features: Array

@@ -1,4 +1,4 @@
-"""Which of a table's columns are the features, and which is the target."""
+"""The choice of columns: which of a table's are the features, and which is the target."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ class Columns(NamedTuple):
     """The columns to train on.
 
     Attributes:
-        places: Where the features and, last, the target stand in the file.
-        names: Their names.
+        places: Numbers of the columns in the file, the features' and, last, the target's.
+        names: Names of these columns.
     """
 
     places: Sequence[int]
@@ -35,7 +35,7 @@ class Columns(NamedTuple):
 
 
 def training_columns(table: TableFile, selection: Selection, location: str) -> Columns:
-    """Return which columns of an opened table are the features and the target.
+    """Choose the columns of an open table, with `choose_columns`.
 
     Raises:
         DataError: If the table has not the columns to train on.
@@ -45,7 +45,7 @@ def training_columns(table: TableFile, selection: Selection, location: str) -> C
             f"{location}: holds {len(table.columns)} numbers a line and no columns' names, without "
             "which only the published layout of 10 or 12 columns can be trained on"
         )
-    columns = chosen_columns(table.columns, selection, location, table.index)
+    columns = choose_columns(table.columns, selection, location, table.index)
     if selection.target is None and columns.names[-1] != TARGET and len(table.ends) > 1:
         log.warning(
             "%s: the target is %s, the last column of the first file; others end in %s; another is "
@@ -56,17 +56,17 @@ def training_columns(table: TableFile, selection: Selection, location: str) -> C
     return columns
 
 
-def chosen_columns(
+def choose_columns(
     columns: Sequence[str], selection: Selection, location: str, index: Sequence[str] = ()
 ) -> Columns:
-    """Return which columns are the features and the target.
+    """Choose the features and the target.
 
     Args:
         columns: Names of all columns, which differ in more than letter case.
-        selection: What is asked for. Without a target that is the course's GPA or else the last
-            column.
-        location: What messages call the table.
-        index: Columns that only name the rows, and are left out unless they are the target.
+        selection: Target and columns to leave out. The target is by default the course's GPA, or
+            else the last column.
+        location: Name of the table for messages.
+        index: Names of columns that only name the rows: left out unless they are the target.
 
     Raises:
         DataError: If a column is missing, unexpected, or asked for and dropped.
@@ -77,7 +77,7 @@ def chosen_columns(
         raise DataError(explain_missing(missing, columns, location))
     target = None if selection.target is None else _key(selection.target)
     dropped = {_key(name) for name in selection.drop}
-    dropped |= _names_of_rows(index, {*dropped, target}, location)
+    dropped |= _find_index(index, {*dropped, target}, location)
     left = {key: place for key, place in places.items() if key not in dropped}
     course = {name.casefold(): name for name in (*FEATURES, TARGET)}
     is_course = sum(name.casefold() in places for name in FEATURES) > len(FEATURES) // 2
@@ -122,8 +122,8 @@ def _key(name: str) -> str:
     return name.strip().casefold()
 
 
-def _names_of_rows(index: Sequence[str], asked: Container[str | None], location: str) -> set[str]:
-    """Return the columns that only name the rows and that nobody has asked for, with a warning."""
+def _find_index(index: Sequence[str], asked: Container[str | None], location: str) -> set[str]:
+    """Return the columns that only name the rows and were not asked for; warn of them."""
     unasked = {name.casefold(): name for name in index if name.casefold() not in asked}
     for name in unasked.values():
         what = f"the index {quote(name)}" if name else "the first column, which has no name,"

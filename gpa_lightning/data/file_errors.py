@@ -1,4 +1,4 @@
-"""Whatever goes wrong with a table's file, in one line."""
+"""Errors of reading a table's file, each as one line."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from gpa_lightning.data.table import DataError
 
 @contextmanager
 def explain_errors(location: str) -> Iterator[None]:
-    """Turn whatever goes wrong with a table's file into a DataError.
+    """Turn any error of reading a table's file into a DataError.
 
     Args:
-        location: What messages call the file.
+        location: Name of the file for messages.
     """
     try:
         yield

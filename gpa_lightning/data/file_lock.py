@@ -1,4 +1,4 @@
-"""One process at a time writes to a folder."""
+"""A lock on a folder, so that one process at a time writes to it."""
 
 import logging
 from collections.abc import Iterator
@@ -12,10 +12,10 @@ log = logging.getLogger(__name__)
 
 @contextmanager
 def file_lock(folder: Path) -> Iterator[bool]:
-    """Let no other process that asks write to a folder, which is made if need be, meanwhile.
+    """Hold the lock of a folder, and wait for it if another process does.
 
     Args:
-        folder: The folder. The lock is a hidden file in it.
+        folder: The folder, made if it is missing. The lock is a hidden file in it.
 
     Yields:
         Whether another process had to be waited for.

@@ -32,11 +32,11 @@ log = logging.getLogger(__name__)
 
 @contextmanager
 def open_table(file: Path, location: str) -> Iterator[TableFile]:
-    """Open a file or a folder of Parquet files, and turn what goes wrong with it into a DataError.
+    """Open a file or a folder of Parquet files; errors of reading it become a DataError.
 
     Args:
         file: The file or folder.
-        location: What messages call it.
+        location: Name of it for messages.
     """
     with explain_errors(location):
         mode = file.stat().st_mode

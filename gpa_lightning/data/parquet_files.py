@@ -33,19 +33,19 @@ class ParquetFile:
 
     Args:
         handle: The file.
-        location: What messages call it.
+        location: Name of it for messages.
 
     Raises:
         DataError: If it is meant to fill the memory, or its columns' names are not distinct.
 
     Attributes:
-        columns: The columns' names; that of the first may be missing, and empty.
+        columns: Names of the columns. The first may have none, and is empty then.
         index: Names of columns that only name the rows.
         ends: Name of the last column that is none of these.
-        named: That the columns have names.
-        remarks: What to tell of how it is read: nothing.
+        named: True, as the columns have names.
+        remarks: What to tell the user of how it is read: nothing.
         num_rows: Number of rows.
-        decimal: What stands in front of decimals.
+        decimal: Decimal separator of what is written for this table, a point.
     """
 
     LARGEST_RATIO = 100  # as for packed CSV: repeated values take next to no space
@@ -85,7 +85,10 @@ class ParquetFile:
         return 8 * self.num_rows * len(self.columns)
 
     def rows(self, picked: Sequence[int]) -> Iterator[Rows]:
-        """Yield the picked columns as numbers, in the order of ``picked``; NaN is missing.
+        """Yield blocks of rows of some columns; NaN is a missing value.
+
+        Args:
+            picked: Numbers of the columns, in the order that they are wanted in.
 
         Raises:
             TextError: If columns hold no numbers.
@@ -133,19 +136,19 @@ class ParquetFolder:
 
     Args:
         folder: The folder.
-        location: What messages call it.
+        location: Name of it for messages.
 
     Raises:
         DataError: If its files are no one table.
 
     Attributes:
-        columns: The columns' names, those of folders first.
+        columns: Names of the columns, those of folders first.
         index: Names of columns that only name the rows.
         ends: Names of the files' last columns.
-        named: That the columns have names.
-        remarks: What was left out.
+        named: True, as the columns have names.
+        remarks: What to tell the user of files that were left out.
         num_rows: Number of rows.
-        decimal: What stands in front of decimals.
+        decimal: Decimal separator of what is written for this table, a point.
     """
 
     named = True
@@ -176,16 +179,16 @@ class ParquetFolder:
         self.num_rows = self._memory = 0
         for file in self.files:
             with self._open(file) as part:
-                columns = clean_names([*self._keys(file), *part.columns], part.location)
+                columns = clean_names([*self._folder_values(file), *part.columns], part.location)
                 if not self.columns:
                     self.columns, self.index = columns, part.index
-                self._compare(_places(columns), part.location)
+                self._check_columns(_column_numbers(columns), part.location)
                 self.ends |= part.ends
                 self.num_rows += part.num_rows
                 self._memory += part.memory()
 
     def _is_hidden(self, path: Path) -> bool:
-        """Tell whether a path is for the program that has written the folder, as Spark's are."""
+        """Tell whether a path is hidden or, as Spark's own files are, private to its writer."""
         return any(part.startswith((".", "_")) for part in path.relative_to(self.folder).parts)
 
     @contextmanager
@@ -194,14 +197,14 @@ class ParquetFolder:
         with explain_errors(location), file.open("rb") as handle:
             yield ParquetFile(handle, location)
 
-    def _keys(self, file: Path) -> dict[str, str]:
-        """Return the columns and values that the names of folders give to a file's rows."""
+    def _folder_values(self, file: Path) -> dict[str, str]:
+        """Return the columns that a file's folders name, and the value that its rows have there."""
         pairs = (part.partition("=") for part in file.relative_to(self.folder).parts[:-1])
         return {unquote(key): unquote(value) for key, _, value in pairs}
 
-    def _compare(self, places: dict[str, int], location: str) -> None:
+    def _check_columns(self, places: dict[str, int], location: str) -> None:
         """Refuse a file that has other columns than the first."""
-        mine, first = _places(self.columns), self.files[0].relative_to(self.folder)
+        mine, first = _column_numbers(self.columns), self.files[0].relative_to(self.folder)
         if missing := [name for name in self.columns if name.casefold() not in places]:
             raise DataError(f"{location}: lacks the column {list_names(missing)} of {first}")
         if more := [key for key in places if key not in mine]:
@@ -212,7 +215,10 @@ class ParquetFolder:
         return self._memory
 
     def rows(self, picked: Sequence[int]) -> Iterator[Rows]:
-        """Yield the picked columns as numbers, in the order of ``picked``; NaN is missing.
+        """Yield blocks of rows of some columns; NaN is a missing value.
+
+        Args:
+            picked: Numbers of the columns, in the order that they are wanted in.
 
         Raises:
             TextError: If columns hold no numbers.
@@ -220,15 +226,15 @@ class ParquetFolder:
         """
         names = [self.columns[i].casefold() for i in picked]
         for file in self.files:
-            keys = {key.casefold(): value for key, value in self._keys(file).items()}
+            keys = {key.casefold(): value for key, value in self._folder_values(file).items()}
             fixed = {i: keys[name] for i, name in enumerate(names) if name in keys}
-            numbers = {i: _number(value) for i, value in fixed.items()}
+            numbers = {i: _to_number(value) for i, value in fixed.items()}
             if text := [i for i, number in numbers.items() if number is None]:
                 columns = [self.columns[picked[i]] for i in text]
                 raise TextError(self.location, columns, f"text ({quote(fixed[text[0]])})")
             others = [i for i in range(len(names)) if i not in fixed]
             with self._open(file) as part:
-                places = _places(part.columns)
+                places = _column_numbers(part.columns)
                 for values, place in part.rows([places[names[i]] for i in others]):
                     whole = np.empty((len(values), len(names)))
                     whole[:, others] = values
@@ -249,10 +255,10 @@ class ParquetFolder:
         for file in self.files:
             with self._open(file) as part:
                 frame = part.frame()
-            for place, (key, value) in enumerate(self._keys(file).items()):
+            for place, (key, value) in enumerate(self._folder_values(file).items()):
                 frame.insert(place, key, value)
-            order = _places([*self._keys(file), *part.columns])
-            frame = frame.iloc[:, [order[name] for name in _places(self.columns)]]
+            order = _column_numbers([*self._folder_values(file), *part.columns])
+            frame = frame.iloc[:, [order[name] for name in _column_numbers(self.columns)]]
             frames.append(frame.set_axis(self.columns, axis=1))
         return pd.concat(frames, ignore_index=True)
 
@@ -272,8 +278,8 @@ class ParquetFolder:
         return sha256_of(parts())
 
 
-def _number(value: str) -> float | None:
-    """Return the number that a folder's name gives; Hive's word for a missing one is NaN."""
+def _to_number(value: str) -> float | None:
+    """Convert the value in a folder's name, None if it is text; Hive's missing value is NaN."""
     if value == "__HIVE_DEFAULT_PARTITION__":
         return float("nan")
     try:
@@ -283,5 +289,5 @@ def _number(value: str) -> float | None:
     return number if abs(number) <= LARGEST else None
 
 
-def _places(columns: Sequence[str]) -> dict[str, int]:
+def _column_numbers(columns: Sequence[str]) -> dict[str, int]:
     return {name.casefold(): i for i, name in enumerate(columns)}

@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 from platformdirs import user_cache_dir
 
-from gpa_lightning.data.columns import chosen_columns, training_columns
+from gpa_lightning.data.columns import choose_columns, training_columns
 from gpa_lightning.data.download import DownloadError, fetch
 from gpa_lightning.data.file_lock import file_lock
 from gpa_lightning.data.formats import open_input, open_table, warn_of_remarks
@@ -197,7 +197,7 @@ def _select_columns(table: Table, selection: Selection) -> Table:
     """Return the columns of the course's table that are asked for."""
     values = np.column_stack([table.features, table.target])
     names = (*table.feature_names, table.target_name)
-    places, (*features, target) = chosen_columns(names, selection, table.provenance.location)
+    places, (*features, target) = choose_columns(names, selection, table.provenance.location)
     values = values[:, places]
     return Table(values[:, :-1], values[:, -1], tuple(features), target, table.provenance)
 

@@ -59,7 +59,7 @@ class Split:
 
         Args:
             rows: Number of rows of the table.
-            location: What messages call the table.
+            location: Name of the table for messages.
 
         Raises:
             DataError: If a set would be too small.
@@ -80,7 +80,7 @@ class Split:
 
         Args:
             rows: Number of rows of the table.
-            location: What messages call the table.
+            location: Name of the table for messages.
 
         Raises:
             DataError: If a set would be too small.

@@ -4,6 +4,10 @@ With it, what scikit-learn has for any regressor works on the network of the lec
 cross-validation, grid searches, validation curves and learning curves. An estimator is fitted
 many times over on small tables, often in several processes, so a fit leaves nothing on disk, logs
 nothing, and puts the global random states back to where they were.
+
+scikit-learn has no public names for what checks an estimator's parameters (`_param_validation`,
+`_parameter_constraints`, `_validate_params`) and weights (`_check_sample_weight`); its own
+`check_estimator`, among the tests, notices a change.
 """
 
 from __future__ import annotations

@@ -28,7 +28,11 @@ from gpa_lightning.commands.exit_codes import run
 from gpa_lightning.commands.help import HelpfulParser
 from gpa_lightning.commands.mistakes import explain
 from gpa_lightning.commands.run_names import go_on_in_folder_of, name_run, short_name
-from gpa_lightning.commands.signals import LastWord, SecondInterrupt, answer_sigterm_without_waiting
+from gpa_lightning.commands.signals import (
+    DelayedKill,
+    SecondInterrupt,
+    answer_sigterm_without_waiting,
+)
 from gpa_lightning.data.datamodule import GPADataModule
 from gpa_lightning.data.table import DataError
 from gpa_lightning.regressor import GPARegressor
@@ -293,7 +297,7 @@ class GPALightningCLI(LightningCLI):
             elif trainer[switch] is False:
                 own[flag] = None
         first = own.pop("fast_training")
-        callbacks = [SecondInterrupt(), LastWord(), *filter(None, [first])]
+        callbacks = [SecondInterrupt(), DelayedKill(), *filter(None, [first])]
         callbacks += [*theirs, *filter(None, own.values())]
         trainer = super().instantiate_trainer(callbacks=callbacks, **kwargs)
         logger = self._settings.trainer.logger

@@ -17,7 +17,7 @@ from torch import distributed
 from gpa_lightning.callbacks.divergence import DivergenceError
 from gpa_lightning.commands.mistakes import culprit, no_such_metric
 from gpa_lightning.commands.refusal import refuse
-from gpa_lightning.commands.signals import end_at_once
+from gpa_lightning.commands.signals import exit_at_once
 from gpa_lightning.data.table import DataError
 from gpa_lightning.quiet import quieten_third_parties
 from gpa_lightning.resuming.checkpoint import CheckpointError
@@ -114,7 +114,7 @@ def _with_place(error: BaseException) -> str:
 
 
 def _interrupted(by: signal.Signals) -> int:
-    signal.signal(signal.SIGINT, end_at_once)
+    signal.signal(signal.SIGINT, exit_at_once)
     print(f"interrupted by {by.name}; {_GOING_ON}", file=sys.stderr)  # noqa: T201
     return 128 + by
 

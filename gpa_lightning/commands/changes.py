@@ -1,4 +1,4 @@
-"""What a run was told that is not the default, in the flags that say it."""
+"""The flags of a run that are not the defaults, as they are typed."""
 
 from __future__ import annotations
 

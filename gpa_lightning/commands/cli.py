@@ -22,8 +22,8 @@ from lightning.pytorch.utilities import rank_zero_only
 
 from gpa_lightning.callbacks import EqualRows, StopOnDivergence
 from gpa_lightning.callbacks.run_folder import run_folder
-from gpa_lightning.commands.arguments import written_out
-from gpa_lightning.commands.effects import LOGS, take_effect
+from gpa_lightning.commands.arguments import expand
+from gpa_lightning.commands.effects import LOGS, check_flags
 from gpa_lightning.commands.exit_codes import run
 from gpa_lightning.commands.help import HelpfulParser
 from gpa_lightning.commands.mistakes import explain
@@ -149,7 +149,7 @@ class GPALightningCLI(LightningCLI):
         super().__init__(
             GPARegressor,
             GPADataModule,
-            args=written_out(args),
+            args=expand(args),
             run=run,
             seed_everything_default=0,
             trainer_defaults={
@@ -209,7 +209,7 @@ class GPALightningCLI(LightningCLI):
         # for which jsonargparse has no public name.
         asked = parser.parse_args(args, defaults=False, _skip_validation=True)  # type: ignore[arg-type]
         self.asked: Namespace = asked.get(self._command, asked)
-        take_effect(settings, self.asked, self._parser(self.config.get("subcommand")))
+        check_flags(settings, self.asked, self._parser(self.config.get("subcommand")))
         path = settings.get("ckpt_path")
         if path is None or path in LIGHTNINGS_WORDS:
             return
@@ -310,9 +310,6 @@ class GPALightningCLI(LightningCLI):
 
 def main(args: Sequence[str] | None = None) -> int:
     """Run Lightning's own commands: ``fit``, ``validate``, ``test``.
-
-    Args:
-        args: The command line, without the program's name; by default that of the process.
 
     Returns:
         The exit code: 0, or 2 for a mistake that the user can mend.

@@ -29,7 +29,7 @@ import gpa_lightning
 from gpa_lightning.callbacks import LossCurves
 from gpa_lightning.commands.finished_runs import read_runs
 from gpa_lightning.commands.mistakes import explain
-from gpa_lightning.commands.outcome import OUTCOME, outcome_of
+from gpa_lightning.commands.outcome import OUTCOME, make_outcome
 from gpa_lightning.commands.run_names import short_name, unique_name
 from gpa_lightning.commands.study import run_and_keep
 from gpa_lightning.commands.summary import final_losses
@@ -123,7 +123,7 @@ def run(
             if cli.datamodule.provenance.sha256 != table:
                 raise DataError(f"{cli.datamodule.provenance.location}: has changed meanwhile")
             fitted = fit_and_test(cli)
-            return outcome_of(cli, fitted, final_losses(cli.model, cli.datamodule))
+            return make_outcome(cli, fitted, final_losses(cli.model, cli.datamodule))
     except Exception as error:  # a callback of the user's can raise anything
         reason = " ".join(str(error).split()) or type(error).__name__
         return {"seed": seed, "error": f"failed: {reason}"}
@@ -131,9 +131,6 @@ def run(
 
 def main(args: Sequence[str] | None = None) -> int:
     """Run ``scripts/compare.py``.
-
-    Args:
-        args: Command line without the program's name; by default that of the process.
 
     Returns:
         The exit code: 0, 2 for a mistake that the user can mend, 130 if stopped by Ctrl-C.

@@ -24,9 +24,6 @@ Shell = Literal["bash", "fish", "zsh"]
 def main(args: Sequence[str] | None = None) -> int:
     """Run ``gpa-lightning completion``.
 
-    Args:
-        args: The command line, without the program's name; by default that of the process.
-
     Returns:
         The exit code: 0, or 2 for a mistake that the user can mend.
     """

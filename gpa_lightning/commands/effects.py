@@ -38,16 +38,12 @@ _IDLE = {  # flags of Lightning's Trainer that have nothing to act on here
 
 @rank_zero_only
 def warn(reason: str) -> None:
-    """Print on standard error what a flag does not do.
-
-    Args:
-        reason: One line.
-    """
+    """Print one line on standard error, on the first process."""
     print("warning:", reason, file=sys.stderr)  # noqa: T201
 
 
-def take_effect(settings: Namespace, asked: Namespace, parser: LightningArgumentParser) -> None:
-    """See to it that every flag does something, or that the user is told.
+def check_flags(settings: Namespace, asked: Namespace, parser: LightningArgumentParser) -> None:
+    """Give every flag an effect, or refuse it, or warn that it has none.
 
     Args:
         settings: All flags, which are changed.

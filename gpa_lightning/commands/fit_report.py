@@ -76,7 +76,7 @@ class FitReport:
             trainer: The Trainer.
             seconds: How long fitting took.
         """
-        curves = _first(trainer, LossCurves)
+        curves = _find_callback(trainer, LossCurves)
         # of several, that of --checkpoint is the last
         checkpoint = next(
             (c for c in reversed(trainer.checkpoint_callbacks) if isinstance(c, ModelCheckpoint)),
@@ -100,7 +100,9 @@ class FitReport:
             processes=trainer.world_size,
             accumulated=trainer.accumulate_grad_batches,
             overfitting=_overfitting(trainer, curves) if curves else "",
-            averaging=type(each).__name__ if (each := _first(trainer, WeightAveraging)) else "",
+            averaging=type(each).__name__
+            if (each := _find_callback(trainer, WeightAveraging))
+            else "",
         )
 
 
@@ -118,13 +120,13 @@ def _optimizer(trainer: Trainer) -> str:
     return ", ".join(names)
 
 
-def _first(trainer: Trainer, kind: type) -> Any:
+def _find_callback(trainer: Trainer, kind: type) -> Any:
     callbacks = trainer.callbacks  # type: ignore[attr-defined]
     return next((callback for callback in callbacks if isinstance(callback, kind)), None)
 
 
 def _why_it_stopped(trainer: Trainer) -> str:
-    early = _first(trainer, EarlyStopping)
+    early = _find_callback(trainer, EarlyStopping)
     if early and early.stopping_reason == EarlyStoppingReason.PATIENCE_EXHAUSTED:
         once_an_epoch = _validates_at_ends(trainer) and trainer.check_val_every_n_epoch == 1
         checks = "epochs" if once_an_epoch else "validations"
@@ -145,7 +147,7 @@ def _validates_at_ends(trainer: Trainer) -> bool:
 
 def _overfitting(trainer: Trainer, curves: LossCurves) -> str:
     """Say when overfitting began, by the losses of whole epochs."""
-    if not _validates_at_ends(trainer) or _first(trainer, OverfittingMonitor):
+    if not _validates_at_ends(trainer) or _find_callback(trainer, OverfittingMonitor):
         return ""  # the lowest loss may be one within an epoch; or it has been said
     training = dict(curves.training)
     history = [

@@ -1,4 +1,4 @@
-"""What is wrong with a command line, in one line: where it is, and the nearest right thing."""
+"""Mistakes in a command line, each explained in one line that names what may be meant."""
 
 from __future__ import annotations
 
@@ -41,8 +41,8 @@ _TYPES = {
 }
 
 
-def parsed(parser: JsonParser, args: Sequence[str] | None) -> Namespace:
-    """Parse a command line, and say in one line what is wrong with it.
+def parse(parser: JsonParser, args: Sequence[str] | None) -> Namespace:
+    """Parse a command line, and explain in one line what is wrong with it.
 
     Args:
         parser: A parser of jsonargparse that does not end the program by itself.
@@ -64,13 +64,13 @@ def explain(
     given: Sequence[str],
     extra_flags: Iterable[str] = (),
 ) -> str:
-    """Say in one line what a parser has refused, or the making of what was parsed.
+    """Explain an error of parsing, or of making what was parsed, in one line.
 
     jsonargparse raises each error from the one that was its reason. Of a type that is one of
     several, the reason is that of the first, which is the one that was meant.
 
     Args:
-        error: What was raised.
+        error: The error.
         parser: The parser.
         given: The command line as it was typed.
         extra_flags: Flags that the program takes out of the command line before the parser sees it.
@@ -100,12 +100,8 @@ def explain(
     return _wrong_value([*_causes(error)], given)
 
 
-def culprit(error: BaseException) -> str | None:
-    """Return the name of the callback's, optimiser's or schedule's class that an error came from.
-
-    Args:
-        error: What was raised.
-    """
+def failing_class(error: BaseException) -> str | None:
+    """Return the name of the callback's, optimiser's or schedule's class that raised an error."""
     name = None
     for frame, _ in traceback.walk_tb(error.__traceback__):
         owner = frame.f_locals.get("self")
@@ -115,10 +111,13 @@ def culprit(error: BaseException) -> str | None:
 
 
 def no_such_metric(error: BaseException) -> str | None:
-    """Say in one line that a metric which was to be watched is not logged, if that is the error.
+    """Explain an error of `EarlyStopping`, `ModelCheckpoint` or `ReduceLROnPlateau`.
 
     Args:
-        error: What `EarlyStopping`, `ModelCheckpoint` or `ReduceLROnPlateau` has raised.
+        error: The error.
+
+    Returns:
+        A line, if the metric to be monitored is not logged; None for any other error.
     """
     found = re.search(
         r"(\w+)(?: conditioned on metric |\(monitor=)[`']?(\w+)[`')]* (?:which is|could) not(.*)",
@@ -139,7 +138,7 @@ def _causes(error: BaseException | None) -> Iterator[BaseException]:
 
 
 def _keys(parser: ArgumentParser) -> list[str]:
-    """Return what flags and files can set, of the classes that are there by default, too."""
+    """Return the keys of flags and files, those of the default classes' arguments included."""
     keys: Iterable[str] = parser.get_defaults().keys()  # type: ignore[attr-defined]
     return [key.replace(".init_args.", ".").removesuffix(".class_path") for key in keys]
 
@@ -166,7 +165,7 @@ def _flags_and_values(given: Sequence[str]) -> Iterator[tuple[str, str]]:
 
 
 def _flag(key: str, given: Sequence[str]) -> str:
-    """Spell a key as it was given: as a flag, in its short form, or as a key in a file."""
+    """Return a key as the user wrote it: as a flag, in its short form, or as a key in a file."""
     flags = [flag for flag, _ in _flags_and_values(given)]
     short = [f"--{name}" for name, long in SHORT_FLAGS.items() if long == key]
     if f"--{key}" not in flags and set(short) & set(flags):
@@ -178,13 +177,13 @@ def _flag(key: str, given: Sequence[str]) -> str:
 
 
 def _configurations(given: Sequence[str]) -> list[str]:
-    """Return the recipes and files that were given, but not what was written out in full."""
+    """Return the recipes and files that were given, but no YAML that was given in full."""
     named = (value for flag, value in _flags_and_values(given) if flag in ("--config", "-c"))
     return [value for value in named if "{" not in value]
 
 
 def _file(key: str, given: Sequence[str]) -> str:
-    """Name the file that has a key."""
+    """Return the configuration file that has a key, or else ``--config``."""
     for name in _configurations(given):
         path = Path(name)
         if path.is_file() and key.rpartition(".")[2] in path.read_text("utf-8", errors="replace"):
@@ -221,7 +220,7 @@ def _wrong_value(causes: Sequence[BaseException], given: Sequence[str]) -> str:
             types = found[1]
     if not keys:  # it was parsed, and could not be made
         classes = re.findall(r"class_path='(?:[\w.]*\.)?(\w+)'", message)
-        maker = culprit(causes[-1]) or (classes[-1] if classes else None)
+        maker = failing_class(causes[-1]) or (classes[-1] if classes else None)
         if leaf.startswith(_OF_OTHER_TYPES):  # the reason is that of a later one
             reasons = re.findall(r"^ *- (?:Problem with .*:\s+)?(.*)", message, re.M)
             leaf = next((each for each in reasons if not each.startswith(_OF_OTHER_TYPES)), leaf)
@@ -254,7 +253,7 @@ def _wrong_value(causes: Sequence[BaseException], given: Sequence[str]) -> str:
 
 
 def _with_flag(reason: str, given: Sequence[str]) -> str:
-    """Put the flag into a refusal that begins with the name of an argument."""
+    """Replace the name of an argument, with which a message begins, by its flag."""
     name = reason.partition(" ")[0]
     long = SHORT_FLAGS.get(name)
     return f"{_flag(long, given)}{reason.removeprefix(name)}" if long else reason
@@ -270,18 +269,18 @@ def _value(message: str, leaf: str) -> str:
 
 
 def _named(path: str) -> object:
-    """Return the class that a path names, which jsonargparse has imported, or None."""
+    """Return the class of a dotted path, or None if it is not imported."""
     module, _, name = path.rpartition(".")
     return getattr(sys.modules.get(module), name, None)
 
 
 def _bases() -> tuple[type, ...]:
-    """Return those of the bases that have been imported: predicting takes no Lightning."""
+    """Return the base classes that are imported: predicting takes no Lightning."""
     return tuple(each for each in map(_named, _BASES) if isinstance(each, type))
 
 
 def _is_base(each: object) -> bool:
-    """Tell whether a type's subclasses are what a flag takes by name."""
+    """Tell whether a flag of this type takes the name of a subclass."""
     owner = each.__module__.partition(".")[0] if isinstance(each, type) else ""
     return owner in ("gpa_lightning", "lightning", "torch") and each is not _named("torch.Tensor")
 
@@ -331,7 +330,7 @@ def _no_such_class(flag: str, value: str, leaf: str, bases: Sequence[object], or
 
 
 def _place_in_users_module(error: BaseException, value: str) -> str | None:
-    """Say where the module that a class was to come from has failed."""
+    """Say where the user's module failed on import, from which a class was to come."""
     if isinstance(error, SyntaxError):
         return f"{Path(error.filename or '').name}, line {error.lineno}: {error.msg}"
     for frame, line in traceback.walk_tb(error.__traceback__):

@@ -15,8 +15,8 @@ def nearest(word: str, names: Iterable[str]) -> str | None:
     the words of that part (or of several, as "epoch" of "epochs"), or their first letters.
 
     Args:
-        word: What was typed.
-        names: What there is.
+        word: Word that was typed.
+        names: Names that there are.
 
     Example:
         >>> nearest("EarlyStoping", ["EarlyStopping", "ModelPruning"])
@@ -33,9 +33,9 @@ def did_you_mean(word: str, names: Iterable[str], listed: bool = True) -> str:
     """Say which name is nearest to a word, and which there are, as the end of a sentence.
 
     Args:
-        word: What was typed.
-        names: What there is.
-        listed: Whether all are listed even where one is near.
+        word: Word that was typed.
+        names: Names that there are.
+        listed: Whether to list all of them even where one is near.
 
     Example:
         >>> did_you_mean("l3", ["l1", "l2"])

@@ -1,4 +1,4 @@
-"""``outcome.json``: what a run that has been tested came to, for comparing it with others."""
+"""``outcome.json``: the outcome of a run that has been tested, for comparing it with others."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from gpa_lightning.commands.fit_report import FitReport
 OUTCOME = "outcome.json"
 
 
-def outcome_of(cli: LightningCLI, fitted: FitReport, losses: dict[str, float]) -> dict[str, Any]:
-    """Return what JSON can hold of a run.
+def make_outcome(cli: LightningCLI, fitted: FitReport, losses: dict[str, float]) -> dict[str, Any]:
+    """Return the outcome of a run, as JSON can hold it.
 
     Args:
         cli: The command line that has fitted and tested.

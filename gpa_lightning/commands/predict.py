@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from argparse import ArgumentError, RawDescriptionHelpFormatter
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from inspect import signature
 from typing import Literal, NamedTuple
 
@@ -17,7 +17,7 @@ from jsonargparse import ArgumentParser
 from pyarrow import parquet
 from torch import Tensor, nn
 
-from gpa_lightning.commands.mistakes import parsed
+from gpa_lightning.commands.mistakes import parse
 from gpa_lightning.commands.refusal import refuse
 from gpa_lightning.data.loaders import EVALUATION_ROWS
 from gpa_lightning.data.sources import read_scores
@@ -44,9 +44,6 @@ Accelerator = Literal["auto", "cpu", "gpu"]
 def main(args: Sequence[str] | None = None) -> int:
     """Run ``scripts/predict.py``.
 
-    Args:
-        args: The command line, without the program's name; by default that of the process.
-
     Returns:
         The exit code: 0, or 2 for a mistake that the user can mend.
     """
@@ -60,11 +57,7 @@ def main(args: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--accelerator", type=Accelerator, default="auto", help="auto takes a GPU if there is one"
     )
-    try:
-        print(predict_file(**parsed(parser, args)))  # noqa: T201
-    except (ArgumentError, CheckpointError, DataError, OutputError) as error:
-        return refuse(error)
-    return 0
+    return run_file_command(predict_file, parser, args)
 
 
 def file_parser(description: str, example: str) -> ArgumentParser:
@@ -84,6 +77,26 @@ def file_parser(description: str, example: str) -> ArgumentParser:
     parser.add_argument("--output", required=True, type=str, help="the file to write")
     parser.add_argument("--overwrite", action="store_true", help="replace the output if it exists")
     return parser
+
+
+def run_file_command(
+    make_file: Callable[..., str], parser: ArgumentParser, args: Sequence[str] | None
+) -> int:
+    """Parse a command line, make the file, and print the line that says what was written.
+
+    Args:
+        make_file: Function of the parsed flags.
+        parser: The parser.
+        args: The command line, without the program's name; by default that of the process.
+
+    Returns:
+        The exit code: 0, or 2 for a mistake that the user can mend.
+    """
+    try:
+        print(make_file(**parse(parser, args)))  # noqa: T201
+    except (ArgumentError, CheckpointError, DataError, OutputError) as error:
+        return refuse(error)
+    return 0
 
 
 def predict_file(

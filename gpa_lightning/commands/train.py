@@ -18,7 +18,7 @@ from gpa_lightning.commands.effects import warn
 from gpa_lightning.commands.exit_codes import run
 from gpa_lightning.commands.fit_report import FitReport
 from gpa_lightning.commands.nearest import did_you_mean
-from gpa_lightning.commands.outcome import OUTCOME, outcome_of
+from gpa_lightning.commands.outcome import OUTCOME, make_outcome
 from gpa_lightning.commands.summary import final_losses, print_summary
 from gpa_lightning.resuming.whole_file import whole_file
 
@@ -42,9 +42,6 @@ class TrainCLI(GPALightningCLI):
 def train(args: Sequence[str] | None = None) -> int:
     """Run ``scripts/train.py``: fit, test the best checkpoint, print the summary.
 
-    Args:
-        args: The command line, without the program's name; by default that of the process.
-
     Returns:
         The exit code: 0, or 2 for a mistake that the user can mend.
     """
@@ -62,7 +59,7 @@ def _train(args: Sequence[str]) -> None:
         print_summary(fitted, losses, cli.model, cli.datamodule, changed)
         if fitted.log_dir:
             with whole_file(fitted.log_dir / OUTCOME, overwrite=True) as file:
-                file.write_text(json.dumps(outcome_of(cli, fitted, losses)))
+                file.write_text(json.dumps(make_outcome(cli, fitted, losses)))
 
 
 def fit_and_test(cli: TrainCLI) -> FitReport:

@@ -49,7 +49,7 @@ class Comparison:
 
     Args:
         outcomes: Outcomes of each setting's runs, by its name, that to compare with first. An
-            outcome is what `outcome_of` makes; an ``error`` in it says why there is no more.
+            outcome is what `make_outcome` makes; an ``error`` in it says why there is no more.
         descriptions: What each setting is, by its name: its flags.
     """
 

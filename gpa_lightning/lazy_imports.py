@@ -7,15 +7,15 @@ from importlib import import_module
 from typing import Any
 
 
-def lazily(package: str, modules: Mapping[str, str]) -> Callable[[str], Any]:
+def lazy_getattr(package: str, modules: Mapping[str, str]) -> Callable[[str], Any]:
     """Make a package's ``__getattr__``, so that importing it costs nothing.
 
     Args:
         package: The package's name.
-        modules: The module below the package that defines each public name.
+        modules: Module below the package that defines each public name, by name.
 
     Returns:
-        What imports the module of a name, and returns what the module calls so.
+        Function that imports the module of a name, and returns what has that name.
     """
 
     def resolve(name: str) -> Any:

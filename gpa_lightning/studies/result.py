@@ -1,4 +1,4 @@
-"""What a study comes to, and the files that it leaves behind."""
+"""The result of a study, and the files that it is saved as."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ class Result:
         return [(verdicts[claim.holds], claim) for claim in self.claims]
 
     def mark(self, settings: Settings) -> str:
-        """Return what tells a small version from a result; nothing for the full one."""
+        """Return a warning that a small version is not a result; empty for the full one."""
         if settings.size == "quick":
             count = min(settings.max_rows or 0, settings.provenance.rows) if self.uses_data else 0
             rows = f", {count:,} rows" if count else ""
@@ -136,7 +136,7 @@ class Result:
         return "\n\n".join(parts) + "\n"
 
     def _made_with(self, settings: Settings) -> Iterator[str]:
-        """Yield lines that say what it comes from: data, seeds, versions, hardware."""
+        """Yield lines on data, seeds, command, versions and hardware."""
         if self.uses_data:
             yield f"data: {describe_table(settings.provenance)}"
         yield f"seeds: {', '.join(map(str, settings.repetitions))}"
@@ -187,7 +187,7 @@ def _image(figure: Figure, alt: str) -> str:
 
 
 def describe_table(table: Provenance) -> str:
-    """Say which table it is, without the folders of this machine."""
+    """Describe a table, without the folders of this machine."""
     kind = "SYNTHETIC, no real students" if table.kind == "synthetic" else table.kind
     is_file = table.kind in ("file", "cache")
     where = Path(table.location).name if is_file else table.location

@@ -32,7 +32,7 @@ class Evaluation:
 
     @property
     def moment(self) -> str:
-        """When it was made, by the epoch's number in the names of checkpoints, from 0.
+        """The moment in words, by the number of its epoch, from 0 as in checkpoints' names.
 
         Example:
             >>> Evaluation(9, 0.60, 0.58).moment, Evaluation(8.25, 0.60, 0.58).moment

@@ -1,4 +1,4 @@
-"""Checkpoints as files: which one is meant, and reading one that may come from a stranger."""
+"""Checkpoint files: finding the last one, and reading one that may come from a stranger."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import torch
 from gpa_lightning import __version__
 
 CHECKPOINT_FORMAT = 1
-"""What a checkpoint holds; raised by a change after which older checkpoints cannot be read."""
+"""Version of what a checkpoint holds, raised when older ones can no longer be read."""
 
 PROJECT_KEY = "gpa_lightning"
 DATA_KEY = "GPADataModule"
@@ -49,7 +49,7 @@ def stamp(state: dict[str, Any]) -> None:
     """Record which version of this project wrote a checkpoint, and in which format.
 
     Args:
-        state: The data module's part of a checkpoint, before it is saved.
+        state: The data module's part of the checkpoint, which is changed.
     """
     state[PROJECT_KEY] = {"version": __version__, "format": CHECKPOINT_FORMAT}
 

@@ -23,7 +23,7 @@ from torch import Tensor
 from gpa_lightning.resuming import random_states, within_epoch
 from gpa_lightning.resuming.checkpoint import CheckpointError
 from gpa_lightning.resuming.curves import resume_curves
-from gpa_lightning.resuming.settings import compare_settings, settings_of
+from gpa_lightning.resuming.settings import collect_settings, compare_settings
 from gpa_lightning.resuming.whole_checkpoints import WholeCheckpoints
 
 _KEY = "end_of_epoch"  # as the first version called all of this
@@ -114,7 +114,7 @@ class ExactResume(Callback):
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Compare the settings; take up the metrics, an early stop, and TensorBoard's curves."""
-        self._settings = settings_of(trainer)
+        self._settings = collect_settings(trainer)
         if not self._checkpoint:
             return
         saved = self._saved

@@ -12,14 +12,14 @@ from gpa_lightning.resuming.checkpoint import CheckpointError
 _KERNELS = ("fused", "foreach", "capturable", "differentiable")  # how, and not what, is computed
 
 
-def settings_of(trainer: Trainer) -> list[dict[str, Any]]:
+def collect_settings(trainer: Trainer) -> list[dict[str, Any]]:
     """Return the settings of each parameter group and schedule, before a checkpoint is restored.
 
     Args:
         trainer: The Trainer that is about to fit.
 
     Returns:
-        A dictionary each, with the class's name under ``class``; numbers and words only.
+        A dictionary for each, with the class's name under ``class``, of numbers and strings only.
     """
     groups = [(each, group) for each in trainer.optimizers for group in each.param_groups]
     schedules = [config.scheduler for config in trainer.lr_scheduler_configs]
@@ -35,7 +35,7 @@ def _plain(owner: object, values: dict[str, Any]) -> dict[str, Any]:
 
 
 def _flat(values: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Yield numbers and words, those of a schedule that is made of others by the path to them."""
+    """Yield numbers and strings, of nested schedules too, each with its dotted path."""
     for name, value in values.items():
         path = f"{prefix}{name}"
         if isinstance(value, dict):
@@ -56,8 +56,8 @@ def compare_settings(now: list[dict[str, Any]], then: list[dict[str, Any]]) -> N
     """Refuse to go on with other settings than a checkpoint's, which would silently overrule them.
 
     Args:
-        now: What `settings_of` returns.
-        then: What it returned in the run that wrote the checkpoint; empty if that is not known.
+        now: Settings of this run, by `collect_settings`.
+        then: Settings of the run that wrote the checkpoint; empty if they are not known.
 
     Raises:
         CheckpointError: If they differ.

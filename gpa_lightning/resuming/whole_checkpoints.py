@@ -34,7 +34,7 @@ class WholeCheckpoints(TorchCheckpointIO):
 
         Args:
             checkpoint: Lightning's dictionary.
-            path: Where to.
+            path: Path of the checkpoint.
             storage_options: Not used.
 
         Raises:
@@ -57,7 +57,7 @@ class WholeCheckpoints(TorchCheckpointIO):
         """Remove a checkpoint once the next one is written.
 
         Args:
-            path: Which one.
+            path: Path of the checkpoint.
         """
         self._superseded.append(path)
 

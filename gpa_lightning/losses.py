@@ -1,4 +1,4 @@
-"""What training minimises: the MSE of a batch of any size, and the lecture's penalties."""
+"""The training loss: the MSE of a batch of any size, and the lecture's penalties."""
 
 from __future__ import annotations
 

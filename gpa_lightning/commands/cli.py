@@ -115,7 +115,7 @@ class SaveConfig(SaveConfigCallback):
     """Saves the configuration in the run's own folder, if it has one."""
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Ask on every process where that is, and save."""
+        """Find the folder, on every process, and save."""
         self._folder = run_folder(trainer)
         super().setup(trainer, pl_module, stage)
 
@@ -188,13 +188,13 @@ class GPALightningCLI(LightningCLI):
 
     @property
     def _command(self) -> str:
-        """The subcommand; ``scripts/train.py`` has none, and fits."""
+        """Name of the subcommand; ``fit`` for ``scripts/train.py``, which has none."""
         command: str = self.config.get("subcommand", "fit")
         return command
 
     @property
     def _settings(self) -> Namespace:
-        """The parsed flags, of the subcommand if there is one."""
+        """Parsed flags, those of the subcommand if there is one."""
         settings: Namespace = self.config.get(self._command, self.config)
         return settings
 
@@ -224,7 +224,7 @@ class GPALightningCLI(LightningCLI):
 
     @property
     def _logs(self) -> Path:
-        """The folder of runs: the logger's, or else where Lightning would put it."""
+        """Folder of runs: the logger's, or else Lightning's default."""
         trainer = self._settings.trainer
         is_single = isinstance(trainer.logger, Namespace)
         folder = trainer.logger.get("init_args.save_dir") if is_single else None

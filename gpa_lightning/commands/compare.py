@@ -110,7 +110,7 @@ def run(
         seed: Seed of the split, the initial weights and the shuffling.
         config: Value of every flag.
         table: SHA-256 of the table that the comparison began with.
-        code: What names the code that it began with.
+        code: Hash of the code that the comparison began with.
 
     Returns:
         The outcome, or an ``error``.
@@ -210,7 +210,7 @@ def compare_parser() -> ArgumentParser:
 
 
 def _split(args: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Tell settings, each a string of flags, from the flags behind them.
+    """Separate settings, each a string of flags, from the flags behind them.
 
     Example:
         >>> _split(["", "--model.dropout 0.2", "--early_stopping=null", "--max_epochs", "3"])
@@ -277,7 +277,7 @@ def compare(
 
 
 def _parse(setting: str, flags: Sequence[str]) -> tuple[SettingCLI, dict[str, Any]]:
-    """Parse a setting behind the flags of all; return it, and the value of every flag."""
+    """Parse a setting after the flags of all; return its command line, and every flag's value."""
     try:
         given = words(setting)
         if of_all := [w for w in given if w.partition("=")[0] in map("--{}".format, FOR_ALL)]:
@@ -307,7 +307,7 @@ def _forget_failures(runs: Sequence[Run], settings: Settings) -> None:
 
 
 def _code(config: Mapping[str, Any]) -> str:
-    """Name the code that a setting trains with: this package's, and classes of the user's own."""
+    """Return a hash of the code of a setting: this package's, and classes of the user's."""
     paths = re.findall(r'"class_path": "([\w.]+)"', json.dumps(config))
     classes = [kind for path in paths for kind in getattr(pydoc.locate(path), "__mro__", ())]
     files = {getattr(sys.modules.get(kind.__module__), "__file__", None) for kind in classes}

@@ -98,7 +98,7 @@ def _check_trainer(flags: Namespace) -> None:
 
 
 def _optimizer(settings: Namespace) -> None:
-    """Fill in what was left open of the optimiser."""
+    """Choose an optimiser where a schedule or 16-mixed needs one, and the fused kernel."""
     half = settings.trainer.precision == "16-mixed"  # whose gradients fused kernels cannot clip
     if (settings.get("lr_scheduler") or half) and not settings.get("optimizer"):
         # Lightning would ignore a schedule that comes without an optimiser
@@ -134,7 +134,7 @@ def _early_stopping(settings: Namespace) -> None:
 
 
 def _leave_out_watchers(settings: Namespace, asked: Namespace, defaults: Namespace) -> None:
-    """Leave out loggers and callbacks, and warn of flags of theirs."""
+    """Leave out loggers and callbacks, as barebones does, and warn of their flags."""
     for change in changes(asked, defaults):
         flag, _, value = change.lstrip("-").partition(" ")
         left_out = (*_WATCHERS, "trainer.logger", "trainer.callbacks")
@@ -164,7 +164,7 @@ def _idle_flags(trainer: Namespace) -> None:
 
 
 def _learning_rate(settings: Namespace, asked: Namespace) -> None:
-    """Let the model's learning rate be that of an optimiser that was given none of its own."""
+    """Give the model's learning rate to an optimiser that was given none of its own."""
     rate = asked.get("model.learning_rate")
     optimizer = settings.get("optimizer")
     if rate is None or not optimizer or "lr" not in optimizer.init_args:
@@ -177,7 +177,7 @@ def _learning_rate(settings: Namespace, asked: Namespace) -> None:
 
 
 def _folder_of_runs(settings: Namespace, asked: Namespace) -> None:
-    """Let runs lie where Lightning puts them by itself, unless their logger has a folder."""
+    """Put runs below ``--trainer.default_root_dir``, unless their logger was given a folder."""
     folder = asked.get("trainer.default_root_dir")
     if folder is None or asked.get("trainer.logger.init_args.save_dir") is not None:
         return

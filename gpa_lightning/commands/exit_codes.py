@@ -98,7 +98,7 @@ def _exit_code(program: Callable[[Sequence[str]], object], arguments: Sequence[s
 
 
 def _is_lightnings_own(error: BaseException) -> bool:
-    """Tell whether Lightning has raised by itself, when no code of module or callback was running.
+    """Tell whether an error is Lightning's own, with no code of a module or callback running.
 
     If so, it was given flags that do not go together, lacks a package, or cannot do something.
     """

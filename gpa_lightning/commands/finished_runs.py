@@ -48,7 +48,7 @@ def read_runs(folders: Sequence[Path]) -> Comparison:
 
 
 def _setting(folder: Path) -> str:
-    """Return what a run's flags were, but for the seed and its folder."""
+    """Return the flags of a run, without the seed and its folder."""
     try:
         config = yaml.safe_load((folder / "config.yaml").read_text("utf-8"))
         for name in ("seed_everything", "ckpt_path"):
@@ -62,7 +62,7 @@ def _setting(folder: Path) -> str:
 
 
 def _outcome(folder: Path) -> Outcome:
-    """Read what a run came to, or as much as it has left."""
+    """Read the outcome of a run, or of one that was not tested the curves that it has left."""
     if not folder.is_dir():
         raise ArgumentError(
             None, f"--from {folder}: no such folder; give those of runs, {LOGS}/..."

@@ -1,4 +1,4 @@
-"""How a fit went: what a Trainer that has just fitted can tell of it."""
+"""The report of a fit, from the Trainer that has just fitted."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _SIGNAL = ". Signaling Trainer to stop."  # the end of what Lightning says of an
 
 @dataclass(frozen=True)
 class FitReport:
-    """How a fit went.
+    """Report of a fit.
 
     Attributes:
         epochs: Number of epochs, those of an earlier run that it went on from included.

@@ -161,7 +161,7 @@ def predict_file(
 
 
 def trained_on(provenance: Provenance) -> str:
-    """Say which data a checkpoint was trained on, loudly if there are no students in them."""
+    """Describe the data that a checkpoint was trained on, in capitals if they are synthetic."""
     data = f"{provenance.location!r}, {provenance.rows} rows"
     if provenance.kind == "synthetic":
         return f"SYNTHETIC DATA, NOT ON REAL STUDENTS: these GPAs mean nothing ({data})"
@@ -176,15 +176,15 @@ def _device(accelerator: Accelerator) -> torch.device:
 
 
 class Trained(NamedTuple):
-    """What a checkpoint holds that predicts.
+    """The parts of a checkpoint that predict.
 
     Attributes:
         network: Maps standardised scores ``(batch, in_features)`` to predictions ``(batch, 1)`` in
             the target's units; in evaluation mode and single precision.
         scaler: ``mean`` and ``scale`` of each score, float64 of shape ``(in_features,)``.
-        feature_names: The columns, in the network's order.
-        target_name: What is predicted.
-        provenance: Which data it was trained on.
+        feature_names: Names of the columns, in the network's order.
+        target_name: Name of the column that is predicted.
+        provenance: Data that it was trained on.
     """
 
     network: nn.Sequential

@@ -1,4 +1,4 @@
-"""The folder of a run: its number, what the user changed, and the one of a run that goes on."""
+"""The folders of runs: their names, and that of a run that goes on."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def _next_version(folder: Path) -> int:
 
 
 def go_on_in_folder_of(checkpoint: Path, flags: Namespace, logs: Path) -> None:
-    """Log where a checkpoint's run has logged, without what it had begun when it was killed.
+    """Keep the folder of a checkpoint's run, without files that a kill has left unfinished.
 
     Args:
         checkpoint: The checkpoint's absolute path.
@@ -82,7 +82,7 @@ def go_on_in_folder_of(checkpoint: Path, flags: Namespace, logs: Path) -> None:
 
 
 def short_name(words: Sequence[str]) -> str:
-    """Say which flags were given, in characters that every file system takes.
+    """Name a run by the flags that were given, in characters that every file system takes.
 
     Args:
         words: A command line, without the program's name.

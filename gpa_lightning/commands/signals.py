@@ -19,7 +19,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 
 
 def answer_sigterm_without_waiting(trainer: Trainer) -> None:
-    """Let SIGTERM be noted, and passed on to the processes that this one has started, no more.
+    """Note SIGTERM and pass it on to the processes that this one has started, no more.
 
     Lightning's handler also broadcasts it, and so waits for the other processes in the middle of
     whatever they exchange, possibly for ever (since its pull request 20825). Its loop broadcasts

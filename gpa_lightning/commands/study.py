@@ -71,13 +71,13 @@ def _main(args: Sequence[str] | None) -> int:
 
 
 def run_and_keep(program: Callable[[], int]) -> int:
-    """Run a program of which a second call goes on where the first was stopped.
+    """Run a program that can go on from where it was stopped.
 
     Args:
-        program: Returns the exit code.
+        program: Function that returns the exit code.
 
     Returns:
-        That, or 2 for a mistake that the user can mend, or 130 if stopped by Ctrl-C.
+        That code, or 2 for a mistake that the user can mend, or 130 if stopped by Ctrl-C.
     """
     try:
         return program()

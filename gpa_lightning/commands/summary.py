@@ -1,4 +1,4 @@
-"""What a training run ends with: the data it stands on, its losses, and what they compare with."""
+"""The summary of a run: its data, its losses, and what they compare with."""
 
 from __future__ import annotations
 
@@ -44,11 +44,11 @@ def print_summary(
     """Print what was trained, on what, and how good it is.
 
     Args:
-        fitted: How the fit went.
-        losses: The MSE on each set.
-        model: The tested model.
+        fitted: Report of the fit.
+        losses: MSE on each set.
+        model: Model that was tested.
         data: Its data.
-        changed: The flags that are not the defaults.
+        changed: Flags that are not the defaults.
     """
     console = Console()
     if fitted.training:
@@ -64,7 +64,7 @@ def print_summary(
         ("data", f"{kind}: {source.location}"),
         ("", f"{source.rows:,} rows, SHA-256 {source.sha256}"),
         ("target", data.target_name + ("" if scale is None else ", standardised to be learnt")),
-        ("features", _named(data.feature_names)),
+        ("features", _list_columns(data.feature_names)),
         ("split", f"{rows}{doubling}; seed {data.seed}"),
         ("network", f"{'-'.join(map(str, sizes))}, {weights:,} parameters"),
         ("optimiser", fitted.optimizer),
@@ -116,7 +116,7 @@ def print_summary(
 
 
 def _batch_size(fitted: FitReport, data: GPADataModule) -> str:
-    """Say how many rows a step of the optimiser takes, of all processes together."""
+    """Return the number of rows of a step of the optimiser, of all processes together."""
     rows = data.batch_rows
     if rows is None:
         return f"full, {data.rows['training']:,} rows"
@@ -139,8 +139,8 @@ def _mse(network: nn.Module, dataset: TableDataset) -> float:
     return sum(errors) / len(dataset)
 
 
-def _named(names: Sequence[str]) -> str:
-    """Return the names of a table's columns, of a wide one the first."""
+def _list_columns(names: Sequence[str]) -> str:
+    """Return the names of a table's columns, at most twelve of them."""
     more = f" and {len(names) - 12:,} more" if len(names) > 12 else ""
     return ", ".join(names[:12]) + more
 

@@ -63,20 +63,20 @@ def _train(args: Sequence[str]) -> None:
 
 
 def fit_and_test(cli: TrainCLI) -> FitReport:
-    """Fit, and test the best checkpoint, whose weights the model is left with.
+    """Fit, and test the best checkpoint, whose weights the model then has.
 
     Args:
-        cli: A parsed command line.
+        cli: Parsed command line.
 
     Returns:
-        How the fit went.
+        Report of the fit.
     """
     trainer, model, data = cli.trainer, cli.model, cli.datamodule
     started = time.perf_counter()
     trainer.fit(model, datamodule=data, ckpt_path=cli.config.ckpt_path, weights_only=True)
     # noted before the test, which puts the callbacks back to where the best checkpoint left them
     fitted = FitReport.of(trainer, time.perf_counter() - started)
-    _warn_of_what_watched_nothing(trainer)
+    _warn_of_missing_metrics(trainer)
     if swa := next(
         (c for c in _callbacks(trainer) if isinstance(c, StochasticWeightAveraging)), None
     ):
@@ -92,7 +92,7 @@ def fit_and_test(cli: TrainCLI) -> FitReport:
     return fitted
 
 
-def _warn_of_what_watched_nothing(trainer: Trainer) -> None:
+def _warn_of_missing_metrics(trainer: Trainer) -> None:
     """Warn of callbacks whose metric a validation has not logged, if none has refused it."""
     metrics = trainer.callback_metrics
     if not any(name.startswith("val_") for name in metrics):
@@ -112,7 +112,7 @@ def _callbacks(trainer: Trainer) -> list[Callback]:
 def _with_averaged_weights(
     fitted: FitReport, cli: TrainCLI, averaging: StochasticWeightAveraging
 ) -> FitReport:
-    """Keep and evaluate the average that the model is left with, which no checkpoint has.
+    """Save and evaluate the averaged weights of the model, which no checkpoint has.
 
     The best checkpoint is one from before: Lightning averages when the last epoch is over.
     """

@@ -1,4 +1,4 @@
-"""What the first lines of a CSV file say: the columns' names, and what stands between them."""
+"""The header of a CSV file: its columns' names, delimiter and decimal separator."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ FOREIGN = {  # how files begin that are something else, whatever their suffix sa
 
 
 class Header(NamedTuple):
-    """What the first lines of a CSV file say.
+    """The header of a CSV file.
 
     Attributes:
         columns: Names of the columns. The first may have none, and is empty then.
@@ -96,7 +96,7 @@ def read_cells(
 
 
 def read_header(head: bytes, location: str, expected: str) -> Header:
-    """Read the columns' names, and find out what stands between them.
+    """Read the columns' names, and find the delimiter and the decimal separator.
 
     Args:
         head: Beginning of the file.
@@ -161,7 +161,7 @@ def read_header(head: bytes, location: str, expected: str) -> Header:
 
 
 def _find_delimiter(text: str, following: str, expected: str) -> str:
-    """Find out what stands between the columns, from two lines."""
+    """Find the delimiter, from the line of names and the next."""
     comma = r"(?<!\d),|,(?!\d)"  # and not a decimal one
     commas = expected == "," and re.search(comma, text)
     fields = {each: len(_fields(text, each)) for each in NAMES}
@@ -181,7 +181,7 @@ def _find_delimiter(text: str, following: str, expected: str) -> str:
 
 
 def _find_decimal(sample: str, delimiter: str) -> str:
-    """Find out what separates decimals, by which numbers there are more of."""
+    """Find the decimal separator: the one that more numbers are written with."""
     cells = [cell.strip(' "') for cell in re.split(rf"[{delimiter}\r\n]", sample)]
     with_comma = sum(bool(re.fullmatch(r"[+-]?\d+,\d+", each)) for each in cells)
     with_point = sum(bool(re.fullmatch(r"[+-]?\d+\.\d+", each)) for each in cells)

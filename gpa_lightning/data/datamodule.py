@@ -41,7 +41,7 @@ log = logging.getLogger(__name__)
 
 
 BATCHES_AT_LEAST = 32
-"""Batches of an epoch, where their size is left to the table's."""
+"""Number of batches of an epoch that ``batch_size="auto"`` keeps to, on a small table."""
 
 SetName = Literal["training", "validation", "test"]
 
@@ -88,7 +88,7 @@ class GPADataModule(LightningDataModule):
         in_features: Number of feature columns.
         feature_names: Their names, in the network's order.
         target_name: Name of the column that is predicted.
-        provenance: Which data these are.
+        provenance: Name, size and SHA-256 of the table.
         max_rows: Number of rows that are sampled from a larger table; None for all of them.
 
     Example:
@@ -230,7 +230,7 @@ class GPADataModule(LightningDataModule):
 
     @property
     def provenance(self) -> Provenance:
-        """Which data these are."""
+        """Name, size and SHA-256 of the table."""
         if self._provenance is None:
             table = self._load()
             if isinstance(table, Table):
@@ -370,13 +370,13 @@ class GPADataModule(LightningDataModule):
         return x, y, training, validation
 
     def standardise(self, features: npt.NDArray[np.float64]) -> Tensor:
-        """Put raw scores into the network's units.
+        """Standardise raw scores by the training rows' mean and deviation.
 
         Args:
             features: Shape ``(rows, in_features)``, columns in the order of `feature_names`.
 
         Returns:
-            float32 of the same shape: zero mean and unit deviation over the training rows.
+            Standardised features, float32 of the same shape.
         """
         return torch.from_numpy(standardise(features, self._scaler))
 
@@ -390,29 +390,27 @@ class GPADataModule(LightningDataModule):
 
     @property
     def batch_rows(self) -> int | None:
-        """Rows of a training batch; None for all."""
+        """Number of rows of a training batch; None for all."""
         if self.batch_size == "auto":
             training, _ = self._split.sizes(self.provenance.rows, self.provenance.location)
             return max(1, min(100, training // BATCHES_AT_LEAST))
         return None if self.batch_size == "full" else self.batch_size
 
     def val_dataloader(self) -> DataLoader[Any]:
-        """Return the validation set's batches."""
-        return self.evaluation_dataloader("validation")
+        """Return the validation set's batches: large, in order, each row once."""
+        return self._loader("validation")
 
     def test_dataloader(self) -> DataLoader[Any]:
-        """Return the test set's batches."""
-        return self.evaluation_dataloader("test")
+        """Return the test set's batches, likewise."""
+        return self._loader("test")
 
     def predict_dataloader(self) -> DataLoader[Any]:
-        """Return the test set's batches."""
-        return self.evaluation_dataloader("test")
+        """Return the test set's batches, likewise."""
+        return self._loader("test")
 
-    def evaluation_dataloader(self, name: SetName) -> DataLoader[Any]:
-        """Return the batches of any set as for evaluation: large, in order, each row once."""
-        return self._loader(name, EVALUATION_ROWS, shuffle=False)
-
-    def _loader(self, name: SetName, batch_size: int | None, shuffle: bool) -> DataLoader[Any]:
+    def _loader(
+        self, name: SetName, batch_size: int | None = EVALUATION_ROWS, shuffle: bool = False
+    ) -> DataLoader[Any]:
         dataset, trainer = self._sets[name], self.trainer
         sampler = BatchSampler(
             dataset,
@@ -428,7 +426,7 @@ class GPADataModule(LightningDataModule):
         return table_loader(dataset, sampler, self.num_workers, device)
 
     def state_dict(self) -> dict[str, Any]:
-        """Return what a checkpoint needs to predict from raw scores, and what it stands on."""
+        """Return the scaler, the columns, the split and the provenance, for a checkpoint."""
         state = {
             "feature_names": list(self.feature_names),
             "target_name": self.target_name,
@@ -539,7 +537,7 @@ class GPADataModule(LightningDataModule):
         return Split(**theirs)
 
     def check_split(self, state_dict: dict[str, Any]) -> None:
-        """Refuse what `load_state_dict` would, before a run has a folder, of a table in memory.
+        """Refuse a table in memory that `load_state_dict` would refuse, before a run has a folder.
 
         Args:
             state_dict: The data module's part of a checkpoint.

@@ -1,4 +1,4 @@
-"""What a table of students is, and the error for one that is not."""
+"""Tables, their columns, and the error for one that cannot be used."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ class TextError(DataError):
 
 @dataclass(frozen=True)
 class Provenance:
-    """Which data a result stands on.
+    """The data that a result stands on.
 
     Attributes:
         kind: ``file`` of the user's, ``cache`` of an earlier download, new ``download``, or

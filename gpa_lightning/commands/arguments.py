@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -106,6 +106,33 @@ def join_dropped_names(args: Sequence[str]) -> list[str]:
         if argument == "--data.drop":
             names = []
     return arguments[:-1]
+
+
+def flag_values(words: Sequence[str]) -> Iterator[tuple[str, str]]:
+    """Yield each flag without its dashes, and its value, empty if there is none.
+
+    Args:
+        words: A command line, without the program's name.
+
+    Example:
+        >>> list(flag_values(["--dropout", "0.1", "--quick", "--callbacks+=Timer"]))
+        [('dropout', '0.1'), ('quick', ''), ('callbacks', 'Timer')]
+    """
+    waiting = ""
+    for word in words:
+        if word.startswith("-") and not re.match(r"-[\d.]", word):
+            if waiting:
+                yield waiting, ""
+            flag, equals, value = word.lstrip("-").partition("=")
+            flag = flag.removesuffix("+")
+            waiting = "" if equals else flag
+            if equals:
+                yield flag, value
+        elif waiting:
+            yield waiting, word
+            waiting = ""
+    if waiting:
+        yield waiting, ""
 
 
 def _configuration(name: str) -> str:

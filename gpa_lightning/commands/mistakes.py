@@ -13,7 +13,7 @@ from pathlib import Path
 from jsonargparse import ArgumentParser as JsonParser
 from jsonargparse import Namespace
 
-from gpa_lightning.commands.arguments import SHORT_FLAGS, recipes
+from gpa_lightning.commands.arguments import SHORT_FLAGS, flag_values, recipes
 from gpa_lightning.commands.nearest import did_you_mean, nearest
 
 _BASES = (  # of the classes that flags name
@@ -157,29 +157,22 @@ def _no_such_flag(word: str, parser: ArgumentParser, extra_flags: Iterable[str])
     return f"there is no {flag}; {hint}"
 
 
-def _flags_and_values(given: Sequence[str]) -> Iterator[tuple[str, str]]:
-    """Yield each flag and its value, the last first."""
-    for word, following in reversed([*zip(given, [*given[1:], ""], strict=True)]):
-        flag, equals, value = word.partition("=")
-        yield flag.rstrip("+"), value if equals else following
-
-
 def _flag(key: str, given: Sequence[str]) -> str:
     """Return a key as the user wrote it: as a flag, in its short form, or as a key in a file."""
-    flags = [flag for flag, _ in _flags_and_values(given)]
-    short = [f"--{name}" for name, long in SHORT_FLAGS.items() if long == key]
-    if f"--{key}" not in flags and set(short) & set(flags):
-        return short[0]
-    if any(flag.startswith("--") and f"--{key}.".startswith(f"{flag}.") for flag in flags):
+    flags = [flag for flag, _ in flag_values(given)]
+    short = [name for name, long in SHORT_FLAGS.items() if long == key]
+    if key not in flags and set(short) & set(flags):
+        return f"--{short[0]}"
+    if any(f"{key}.".startswith(f"{flag}.") for flag in flags):
         return f"--{key}"
     file = _file(key, given)
     return f"--{key}" if file == "--config" else f"{file}: {key}"
 
 
 def _configurations(given: Sequence[str]) -> list[str]:
-    """Return the recipes and files that were given, but no YAML that was given in full."""
-    named = (value for flag, value in _flags_and_values(given) if flag in ("--config", "-c"))
-    return [value for value in named if "{" not in value]
+    """Return the recipes and files that were given, the last first, but no YAML in full."""
+    named = [value for flag, value in flag_values(given) if flag in ("config", "c")]
+    return [value for value in reversed(named) if "{" not in value]
 
 
 def _file(key: str, given: Sequence[str]) -> str:
@@ -348,7 +341,7 @@ def _another_type(flag: str, value: str, types: str, given: Sequence[str]) -> st
         return f"{flag} {value}: {types}"
     *others, last = dict.fromkeys(words)
     takes = f"{', '.join(others)} or {last}" if others else last
-    typed = next((each for name, each in _flags_and_values(given) if name == flag), value)
+    typed = {f"--{name}": each for name, each in flag_values(given)}.get(flag, value)
     if typed.startswith("[") and typed != value:
         return f"{flag} {typed}: {value} is not {takes}"
     near = nearest(value, choices)

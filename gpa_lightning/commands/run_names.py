@@ -5,12 +5,12 @@ from __future__ import annotations
 import re
 import shutil
 from argparse import ArgumentError
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path, PureWindowsPath
 
 from jsonargparse import Namespace
 
-from gpa_lightning.commands.arguments import long_flags
+from gpa_lightning.commands.arguments import flag_values, long_flags
 from gpa_lightning.commands.effects import warn
 from gpa_lightning.resuming.whole_file import PREFIX
 
@@ -97,7 +97,7 @@ def short_name(words: Sequence[str]) -> str:
         'WeightNorms'
     """
     parts: dict[str, str] = {}  # by flag, of which the last holds
-    for flag, value in _pairs(long_flags(words)):
+    for flag, value in flag_values(long_flags(words)):
         names = flag.split(".")
         if _MACHINE & {names[0], names[-1]} or "logger" in names:
             continue
@@ -115,25 +115,6 @@ def short_name(words: Sequence[str]) -> str:
             return "-".join([*kept, "etc"])
         kept.append(part[: LENGTH - len("-etc")])
     return "-".join(kept).rstrip(".")  # Windows takes no name that ends in one
-
-
-def _pairs(words: Sequence[str]) -> Iterator[tuple[str, str]]:
-    """Yield each flag without its dashes, and its value, which may be missing."""
-    waiting = ""
-    for word in words:
-        if word.startswith("-") and not re.match(r"-[\d.]", word):
-            if waiting:
-                yield waiting, ""
-            flag, equals, value = word.lstrip("-").partition("=")
-            flag = flag.removesuffix("+")
-            waiting = "" if equals else flag
-            if equals:
-                yield flag, value
-        elif waiting:
-            yield waiting, word
-            waiting = ""
-    if waiting:
-        yield waiting, ""
 
 
 def unique_name(name: str, taken: Iterable[str]) -> str:

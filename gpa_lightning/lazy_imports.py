@@ -8,14 +8,9 @@ from typing import Any
 
 
 def lazy_getattr(package: str, modules: Mapping[str, str]) -> Callable[[str], Any]:
-    """Make a package's ``__getattr__``, so that importing it costs nothing.
+    """Make the ``__getattr__`` of a package whose names are in ``modules`` below it.
 
-    Args:
-        package: The package's name.
-        modules: Module below the package that defines each public name, by name.
-
-    Returns:
-        Function that imports the module of a name, and returns what has that name.
+    So importing the package costs nothing: a module is imported when its name is asked for.
     """
 
     def resolve(name: str) -> Any:

@@ -42,13 +42,7 @@ def recipes() -> list[str]:
 
 
 def long_flags(args: Sequence[str]) -> list[str]:
-    """Expand short flags, and put sizes that are separated by commas into brackets.
-
-    Args:
-        args: A command line, without the program's name.
-
-    Returns:
-        The command line that it is short for.
+    """Expand the short flags of a command line, and put sizes separated by commas into brackets.
 
     Example:
         >>> long_flags(["--max_epochs", "3", "--hidden_sizes=64,64"])
@@ -72,14 +66,7 @@ def _in_brackets(value: str) -> str:
 
 
 def expand(args: Sequence[str]) -> list[str]:
-    """Expand short flags, and recipes' names after ``--config`` into paths.
-
-    Args:
-        args: A command line, without the program's name.
-
-    Returns:
-        The command line that it is short for.
-    """
+    """Expand short flags, and the names of recipes after ``--config`` into paths."""
     arguments = long_flags(args)
     for index, argument in enumerate(arguments):
         flag, equals, value = argument.partition("=")
@@ -109,10 +96,7 @@ def join_dropped_names(args: Sequence[str]) -> list[str]:
 
 
 def flag_values(words: Sequence[str]) -> Iterator[tuple[str, str]]:
-    """Yield each flag without its dashes, and its value, empty if there is none.
-
-    Args:
-        words: A command line, without the program's name.
+    """Yield each flag of a command line without its dashes, and its value, empty if it has none.
 
     Example:
         >>> list(flag_values(["--dropout", "0.1", "--quick", "--callbacks+=Timer"]))

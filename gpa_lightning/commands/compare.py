@@ -102,18 +102,9 @@ class SettingCLI(TrainCLI):
 def run(
     settings: Settings, folder: Path, seed: int, config: dict[str, Any], table: str, code: str
 ) -> Outcome:
-    """Train once with a setting.
+    """Train once with the value of every flag, and return the outcome, or an ``error``.
 
-    Args:
-        settings: Settings of the study.
-        folder: Folder of the run.
-        seed: Seed of the split, the initial weights and the shuffling.
-        config: Value of every flag.
-        table: SHA-256 of the table that the comparison began with.
-        code: Hash of the code that the comparison began with.
-
-    Returns:
-        The outcome, or an ``error``.
+    The SHA-256 of the table and a hash of the code tell apart runs that began with others.
     """
     quieten_third_parties()
     try:

@@ -45,9 +45,6 @@ def main(args: Sequence[str] | None = None) -> int:
 def completion_script(shell: Shell) -> str:
     """Return a script that completes every command, and the flags of all but Lightning's.
 
-    Args:
-        shell: The shell that is to run it.
-
     Raises:
         ArgumentError: If shtab is not installed, which writes it.
     """

@@ -46,13 +46,9 @@ def check_flags(settings: Namespace, asked: Namespace, parser: LightningArgument
     """Give every flag an effect, or refuse it, or warn that it has none.
 
     Args:
-        settings: All flags, which are changed.
-        asked: Those that were given, on the command line or in a file.
-        parser: The parser of both.
-
-    Raises:
-        ArgumentError: If a flag lacks another one, without which it does nothing, or has a value
-            that Lightning would crash on.
+        settings: Value of every flag, which may be changed.
+        asked: Values of the flags that were given, on the command line or in a file.
+        parser: Parser of both.
     """
     _check_trainer(settings.trainer)
     _learning_rate(settings, asked)

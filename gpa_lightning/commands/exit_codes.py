@@ -39,15 +39,7 @@ _GOING_ON = "the same command with --ckpt_path last goes on from the end of the 
 
 
 def run(program: Callable[[Sequence[str]], object], args: Sequence[str] | None) -> int:
-    """Run a command line, and leave the group of processes that it may have joined.
-
-    Args:
-        program: Function of the command line's words.
-        args: The words, without the program's name; by default those of the process.
-
-    Returns:
-        The exit code.
-    """
+    """Run a command line, by default the process's own, and return its exit code."""
     arguments = sys.argv[1:] if args is None else args
     quieten_third_parties()
     code = _exit_code(program, arguments)

@@ -19,10 +19,7 @@ from gpa_lightning.studies.runs import Outcome
 
 
 def read_runs(folders: Sequence[Path]) -> Comparison:
-    """Read finished runs; those that differ in nothing but their seeds are one setting.
-
-    Args:
-        folders: Folders of runs, of which those that were not tested have no losses.
+    """Read finished runs from their folders; those that differ only in seeds are one setting.
 
     Raises:
         ArgumentError: If a folder is missing or holds no run.

@@ -70,12 +70,7 @@ class FitReport:
 
     @classmethod
     def of(cls, trainer: Trainer, seconds: float) -> FitReport:
-        """Describe a Trainer that has just fitted.
-
-        Args:
-            trainer: The Trainer.
-            seconds: How long fitting took.
-        """
+        """Describe a Trainer that has just fitted, in so many seconds."""
         curves = _find_callback(trainer, LossCurves)
         # of several, that of --checkpoint is the last
         checkpoint = next(

@@ -42,15 +42,7 @@ _TYPES = {
 
 
 def parse(parser: JsonParser, args: Sequence[str] | None) -> Namespace:
-    """Parse a command line, and explain in one line what is wrong with it.
-
-    Args:
-        parser: A parser of jsonargparse that does not end the program by itself.
-        args: The command line, without the program's name; by default that of the process.
-
-    Raises:
-        ArgumentError: If the parser refuses it.
-    """
+    """Parse a command line, by default the process's own; explain in one line what is wrong."""
     try:
         return parser.parse_args(args)
     except ArgumentError as error:
@@ -71,9 +63,9 @@ def explain(
 
     Args:
         error: The error.
-        parser: The parser.
+        parser: Parser of the command line.
         given: The command line as it was typed.
-        extra_flags: Flags that the program takes out of the command line before the parser sees it.
+        extra_flags: Flags that the program takes out of it before the parser sees it.
     """
     message = str(error)
     if found := re.match(r"(?:unrecognized arguments|ambiguous option): (\S+)", message):
@@ -111,14 +103,7 @@ def failing_class(error: BaseException) -> str | None:
 
 
 def no_such_metric(error: BaseException) -> str | None:
-    """Explain an error of `EarlyStopping`, `ModelCheckpoint` or `ReduceLROnPlateau`.
-
-    Args:
-        error: The error.
-
-    Returns:
-        A line, if the metric to be monitored is not logged; None for any other error.
-    """
+    """Explain an error on a metric to be monitored that is not logged; None for any other error."""
     found = re.search(
         r"(\w+)(?: conditioned on metric |\(monitor=)[`']?(\w+)[`')]* (?:which is|could) not(.*)",
         str(error),

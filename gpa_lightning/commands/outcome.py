@@ -15,14 +15,8 @@ OUTCOME = "outcome.json"
 def make_outcome(cli: LightningCLI, fitted: FitReport, losses: dict[str, float]) -> dict[str, Any]:
     """Return the outcome of a run, as JSON can hold it.
 
-    Args:
-        cli: The command line that has fitted and tested.
-        fitted: How the fit went.
-        losses: The MSE on each set.
-
-    Returns:
-        The seed, the data and the split, the curves of the fit, and the losses of the weights that
-        were tested.
+    That is: the seed, the data and the split, the curves of the fit, and the ``losses`` on each set
+    of the weights that were tested.
     """
     data = cli.datamodule
     return {

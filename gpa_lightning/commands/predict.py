@@ -61,12 +61,7 @@ def main(args: Sequence[str] | None = None) -> int:
 
 
 def file_parser(description: str, example: str) -> ArgumentParser:
-    """Return a parser for a command that makes one file from a checkpoint.
-
-    Args:
-        description: What the command does.
-        example: A command line.
-    """
+    """Return the parser of a command that makes one file from a checkpoint."""
     parser = ArgumentParser(
         description=description,
         epilog=example,
@@ -82,16 +77,7 @@ def file_parser(description: str, example: str) -> ArgumentParser:
 def run_file_command(
     make_file: Callable[..., str], parser: ArgumentParser, args: Sequence[str] | None
 ) -> int:
-    """Parse a command line, make the file, and print the line that says what was written.
-
-    Args:
-        make_file: Function of the parsed flags.
-        parser: The parser.
-        args: The command line, without the program's name; by default that of the process.
-
-    Returns:
-        The exit code: 0, or 2 for a mistake that the user can mend.
-    """
+    """Parse a command line, make the file, print what was written, and return the exit code."""
     try:
         print(make_file(**parse(parser, args)))  # noqa: T201
     except (ArgumentError, CheckpointError, DataError, OutputError) as error:
@@ -200,9 +186,6 @@ def restore(ckpt_path: str) -> Trained:
     No more of the regressor, since these need nothing but plain numbers: the hyperparameters of
     one from the command line also name code to import. And no data module, nor anything else of
     Lightning's, which takes longer to import than most tables to predict.
-
-    Args:
-        ckpt_path: A checkpoint that this project's training wrote.
 
     Raises:
         CheckpointError: If it cannot be read, lacks a part, or its parts do not belong together.

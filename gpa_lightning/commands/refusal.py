@@ -6,13 +6,6 @@ import sys
 
 
 def refuse(reason: object) -> int:
-    """Print the reason of a refusal as one line on standard error.
-
-    Args:
-        reason: Error or text; its line breaks become spaces.
-
-    Returns:
-        2, the exit code for a mistake that the user can mend.
-    """
+    """Print an error or a text as one line on standard error, and return the exit code 2."""
     print("error:", " ".join(str(reason).split()), file=sys.stderr)  # noqa: T201
     return 2

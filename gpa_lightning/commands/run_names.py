@@ -26,11 +26,9 @@ _CLASS_PATH = re.compile(r"[A-Za-z_]\w*(\.\w+)+")
 
 
 def name_run(flags: Namespace, changed: str) -> None:
-    """Name the folder of a run after its number and ``--name``, or else after what was changed.
+    """Name the folder of a run by its number and ``--name``, or else by what was changed.
 
-    Args:
-        flags: All flags; the version of a logger that makes a folder becomes its name.
-        changed: What was changed, in characters that every file system takes.
+    The name becomes the version of the logger, if that makes a folder.
 
     Raises:
         ArgumentError: If ``--name`` is a path.
@@ -59,12 +57,9 @@ def _next_version(folder: Path) -> int:
 
 
 def go_on_in_folder_of(checkpoint: Path, flags: Namespace, logs: Path) -> None:
-    """Keep the folder of a checkpoint's run, without files that a kill has left unfinished.
+    """Keep the folder of a checkpoint's run, if it is in the folder of runs.
 
-    Args:
-        checkpoint: The checkpoint's absolute path.
-        flags: All flags, which are changed.
-        logs: The folder of runs; a checkpoint from elsewhere begins a run of its own.
+    Files that a kill has left unfinished there are removed.
     """
     run, logger = checkpoint.parents[1], flags.trainer.logger
     versioned = isinstance(logger, Namespace) and "version" in logger.get("init_args", {})
@@ -82,13 +77,10 @@ def go_on_in_folder_of(checkpoint: Path, flags: Namespace, logs: Path) -> None:
 
 
 def short_name(words: Sequence[str]) -> str:
-    """Name a run by the flags that were given, in characters that every file system takes.
+    """Name a run by the flags of its command line, in at most `LENGTH` characters.
 
-    Args:
-        words: A command line, without the program's name.
-
-    Returns:
-        At most `LENGTH` characters; empty if nothing was given that changes what is learnt.
+    They are characters that every file system takes. The name is empty if no flag changes what is
+    learnt.
 
     Example:
         >>> short_name(["--config", "recommended", "--model.hidden_sizes=[64, 64]"])

@@ -71,13 +71,9 @@ def _main(args: Sequence[str] | None) -> int:
 
 
 def run_and_keep(program: Callable[[], int]) -> int:
-    """Run a program that can go on from where it was stopped.
+    """Run a program that can go on from where it was stopped, and return its exit code.
 
-    Args:
-        program: Function that returns the exit code.
-
-    Returns:
-        That code, or 2 for a mistake that the user can mend, or 130 if stopped by Ctrl-C.
+    That is 2 for a mistake that the user can mend, and 130 if Ctrl-C has stopped it.
     """
     try:
         return program()

@@ -22,15 +22,7 @@ from gpa_lightning.resuming.exact_resume import position_of
 
 
 def final_losses(model: GPARegressor, data: GPADataModule) -> dict[str, float]:
-    """Compute the MSE on each set, in evaluation mode.
-
-    Args:
-        model: The tested model.
-        data: Its data.
-
-    Returns:
-        The MSE on the ``training``, the ``validation`` and the ``test`` set.
-    """
+    """Compute the MSE on the training, validation and test set, in evaluation mode."""
     return {name: _mse(model, data.dataset(name)) for name in data.rows}
 
 

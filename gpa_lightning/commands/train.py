@@ -63,14 +63,7 @@ def _train(args: Sequence[str]) -> None:
 
 
 def fit_and_test(cli: TrainCLI) -> FitReport:
-    """Fit, and test the best checkpoint, whose weights the model then has.
-
-    Args:
-        cli: Parsed command line.
-
-    Returns:
-        Report of the fit.
-    """
+    """Fit, and test the best checkpoint, whose weights the model then has; report the fit."""
     trainer, model, data = cli.trainer, cli.model, cli.datamodule
     started = time.perf_counter()
     trainer.fit(model, datamodule=data, ckpt_path=cli.config.ckpt_path, weights_only=True)

@@ -52,6 +52,7 @@ class CsvFile:
         named: Whether the file has a line of names.
         remarks: What to tell the user of how it is read.
         decimal: Decimal separator, ``.`` or ``,``.
+        num_rows: Number of rows, or None if it takes reading them.
     """
 
     BLOCK = 4 * 2**20  # bytes parsed at a time, and the longest row
@@ -61,7 +62,7 @@ class CsvFile:
         *(arrow_types.is_integer, arrow_types.is_floating),
         *(arrow_types.is_boolean, arrow_types.is_null),  # 0 and 1; missing
     )
-    num_rows: None = None  # to be found out by reading them
+    num_rows: None = None
 
     def __init__(
         self,

@@ -75,12 +75,6 @@ def read_cells(
 ) -> Iterator[tuple[int, list[str]]]:
     """Yield the cells of each row with the number of its line; blank lines are no rows.
 
-    Args:
-        text: Rows.
-        line: Number of the first line.
-        delimiter: Character between the columns.
-        location: Name of the file for messages.
-
     Raises:
         DataError: If quotes are out of order.
     """

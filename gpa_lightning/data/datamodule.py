@@ -85,10 +85,6 @@ class GPADataModule(LightningDataModule):
         DataError: If the table is not to be had, not valid, or too short for the split.
 
     Attributes:
-        in_features: Number of feature columns.
-        feature_names: Their names, in the network's order.
-        target_name: Name of the column that is predicted.
-        provenance: Name, size and SHA-256 of the table.
         max_rows: Number of rows that are sampled from a larger table; None for all of them.
 
     Example:
@@ -162,7 +158,8 @@ class GPADataModule(LightningDataModule):
             return
         # refused here if too short, before the run has a folder
         self._split.sizes(len(table.target), table.provenance.location)
-        if table.provenance.kind == "file" and self._local_processes > 1:
+        beside_others = self.trainer and self.trainer.world_size > self.trainer.num_nodes
+        if table.provenance.kind == "file" and beside_others:
             self._table = shared = self._stream(table.provenance.location)
             shared.standardise(self.cache_dir, self._split, self._scaler, table)
         elif self.cache_dir is not None:
@@ -171,11 +168,6 @@ class GPADataModule(LightningDataModule):
                 "--data.in_memory false streams it by way of that folder",
                 self.cache_dir,
             )
-
-    @property
-    def _local_processes(self) -> int:
-        """Number of processes on this machine."""
-        return self.trainer.world_size // self.trainer.num_nodes if self.trainer else 1
 
     def _stream(self, location: str) -> "StreamedTable":
         from gpa_lightning.data.streaming import StreamedTable
@@ -207,8 +199,9 @@ class GPADataModule(LightningDataModule):
                 )
             return None
         in_memory = self.in_memory
-        if _is_later_process():
-            in_memory = False  # `prepare_data` of the other shares the rows
+        rank = os.environ.get("LOCAL_RANK", os.environ.get("SLURM_LOCALID", "0"))
+        if rank != "0":
+            in_memory = False  # `prepare_data` of the machine's first process shares the rows
         elif in_memory is None:
             in_memory = fits_into_memory(Path(location), location)
         return None if in_memory else self._stream(location)
@@ -567,8 +560,3 @@ class GPADataModule(LightningDataModule):
             return
         for data in set(self._sets.values()):  # the test set may double as the validation set
             data.rescale(factor.float(), shift.float())
-
-
-def _is_later_process() -> bool:
-    """Tell whether this is not the first process of a machine's, from what its launcher says."""
-    return os.environ.get("LOCAL_RANK", os.environ.get("SLURM_LOCALID", "0")) != "0"

@@ -14,11 +14,7 @@ from gpa_lightning.data.table import DataError
 
 @contextmanager
 def explain_errors(location: str) -> Iterator[None]:
-    """Turn any error of reading a table's file into a DataError.
-
-    Args:
-        location: Name of the file for messages.
-    """
+    """Turn any error of reading a table's file into a DataError that names its location."""
     try:
         yield
     except FileNotFoundError:

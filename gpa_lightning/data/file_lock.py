@@ -14,8 +14,7 @@ log = logging.getLogger(__name__)
 def file_lock(folder: Path) -> Iterator[bool]:
     """Hold the lock of a folder, and wait for it if another process does.
 
-    Args:
-        folder: The folder, made if it is missing. The lock is a hidden file in it.
+    The folder is made if it is missing; the lock is a hidden file in it.
 
     Yields:
         Whether another process had to be waited for.

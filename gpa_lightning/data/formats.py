@@ -32,12 +32,7 @@ log = logging.getLogger(__name__)
 
 @contextmanager
 def open_table(file: Path, location: str) -> Iterator[TableFile]:
-    """Open a file or a folder of Parquet files; errors of reading it become a DataError.
-
-    Args:
-        file: The file or folder.
-        location: Name of it for messages.
-    """
+    """Open a file, or a folder of Parquet files; errors of reading it become a DataError."""
     with explain_errors(location):
         mode = file.stat().st_mode
         if stat.S_ISDIR(mode):
@@ -71,11 +66,7 @@ def _open_by_name(handle: IO[bytes], location: str, name: str) -> CsvFile | Parq
 
 @contextmanager
 def open_input(location: str) -> Iterator[TableFile]:
-    """Open a table as `open_table` does, or for ``-`` the CSV or Parquet of standard input.
-
-    Args:
-        location: Path of the file or folder, or ``-``.
-    """
+    """Open a table as `open_table` does, or for ``-`` the CSV or Parquet of standard input."""
     if location != STANDARD_INPUT:
         with open_table(Path(location), location) as table:
             yield table

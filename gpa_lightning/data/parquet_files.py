@@ -29,23 +29,10 @@ from gpa_lightning.data.table import (
 
 
 class ParquetFile:
-    """A Parquet file.
-
-    Args:
-        handle: The file.
-        location: Name of it for messages.
+    """A Parquet file, with the attributes and methods of `CsvFile`.
 
     Raises:
         DataError: If it is meant to fill the memory, or its columns' names are not distinct.
-
-    Attributes:
-        columns: Names of the columns. The first may have none, and is empty then.
-        index: Names of columns that only name the rows.
-        ends: Name of the last column that is none of these.
-        named: True, as the columns have names.
-        remarks: What to tell the user of how it is read: nothing.
-        num_rows: Number of rows.
-        decimal: Decimal separator of what is written for this table, a point.
     """
 
     LARGEST_RATIO = 100  # as for packed CSV: repeated values take next to no space
@@ -85,15 +72,7 @@ class ParquetFile:
         return 8 * self.num_rows * len(self.columns)
 
     def rows(self, picked: Sequence[int]) -> Iterator[Rows]:
-        """Yield blocks of rows of some columns; NaN is a missing value.
-
-        Args:
-            picked: Numbers of the columns, in the order that they are wanted in.
-
-        Raises:
-            TextError: If columns hold no numbers.
-            DataError: If a value is out of the range of single precision.
-        """
+        """Yield blocks of rows of some columns, as `CsvFile.rows` does."""
         fields = [self.schema.field(i) for i in picked]
         other = [f for f in fields if not any(is_kind(f.type) for is_kind in self.NUMBERS)]
         if other:
@@ -132,23 +111,11 @@ class ParquetFolder:
     """A folder of Parquet files with the same columns: one table, in the order of their names.
 
     Files may lie in folders such as ``year=2020``, as Hive and Spark write them; then ``year`` is
-    a column, too.
-
-    Args:
-        folder: The folder.
-        location: Name of it for messages.
+    a column, too. It has the attributes and methods of `CsvFile`; ``ends`` has the last column of
+    each file.
 
     Raises:
         DataError: If its files are no one table.
-
-    Attributes:
-        columns: Names of the columns, those of folders first.
-        index: Names of columns that only name the rows.
-        ends: Names of the files' last columns.
-        named: True, as the columns have names.
-        remarks: What to tell the user of files that were left out.
-        num_rows: Number of rows.
-        decimal: Decimal separator of what is written for this table, a point.
     """
 
     named = True
@@ -215,15 +182,7 @@ class ParquetFolder:
         return self._memory
 
     def rows(self, picked: Sequence[int]) -> Iterator[Rows]:
-        """Yield blocks of rows of some columns; NaN is a missing value.
-
-        Args:
-            picked: Numbers of the columns, in the order that they are wanted in.
-
-        Raises:
-            TextError: If columns hold no numbers.
-            DataError: If a value is out of the range of single precision.
-        """
+        """Yield blocks of rows of some columns, as `CsvFile.rows` does."""
         names = [self.columns[i].casefold() for i in picked]
         for file in self.files:
             keys = {key.casefold(): value for key, value in self._folder_values(file).items()}

@@ -32,12 +32,6 @@ def training_rows(
 ) -> Iterator[Rows]:
     """Yield the rows to train on, the target last, and warn of what is odd in them.
 
-    Args:
-        table: Open table.
-        columns: Columns to train on.
-        selection: Treatment of rows that lack a value.
-        location: Name of the table for messages.
-
     Raises:
         DataError: If a value is no number, or missing where that is not allowed.
     """
@@ -186,19 +180,13 @@ def _check_features(rows: Iterable[Rows], features: Sequence[str], location: str
 
 
 def join_rows(rows: Iterable[Rows], num_rows: int | None, width: int, location: str) -> Array:
-    """Join blocks of rows into one array.
+    """Join blocks of rows into one array of shape ``(rows, width)``.
 
     Args:
         rows: Blocks of rows.
         num_rows: Number of all rows, or None if it is not known.
         width: Number of columns.
         location: Name of the table for messages.
-
-    Returns:
-        Array of shape ``(rows, width)``.
-
-    Raises:
-        DataError: If there are no rows.
     """
     if num_rows is None:
         parts = [values for values, _ in rows]

@@ -158,10 +158,6 @@ class _MappedRows:
 def fits_into_memory(file: Path, location: str) -> bool:
     """Tell whether a table's values, in double precision, take at most `IN_MEMORY_SHARE`.
 
-    Args:
-        file: File, or folder of Parquet files.
-        location: Name of it for messages.
-
     Raises:
         DataError: If it cannot be read.
     """

@@ -27,14 +27,8 @@ class CheckpointError(ValueError):
 def find_last(log_dir: Path) -> Path:
     """Find the checkpoint that ``--ckpt_path last`` means: the newest ``last.ckpt`` of all runs.
 
-    Args:
-        log_dir: The folder that holds the runs.
-
-    Returns:
-        Its path.
-
     Raises:
-        CheckpointError: If no run has left one.
+        CheckpointError: If no run in the folder of runs has left one.
     """
     candidates = list(log_dir.glob("*/checkpoints/last*.ckpt"))
     if not candidates:
@@ -46,11 +40,7 @@ def find_last(log_dir: Path) -> Path:
 
 
 def stamp(state: dict[str, Any]) -> None:
-    """Record which version of this project wrote a checkpoint, and in which format.
-
-    Args:
-        state: The data module's part of the checkpoint, which is changed.
-    """
+    """Record this project's version and the format in the data module's part of a checkpoint."""
     state[PROJECT_KEY] = {"version": __version__, "format": CHECKPOINT_FORMAT}
 
 

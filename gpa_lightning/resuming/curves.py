@@ -14,8 +14,8 @@ def resume_curves(
     of the checkpoint's own step are logged again if they are older than the checkpoint.
 
     Args:
-        logger: The logger of the run that goes on.
-        step: The last step before the checkpoint.
+        logger: Logger of the run that goes on.
+        step: Last step before the checkpoint.
         saved_at: Time at which the checkpoint was saved, in seconds as `time.time` counts them.
         unlogged: Values of this step that were yet to be logged.
         epoch: Epoch of these values.

@@ -41,10 +41,6 @@ def seed_process(rank: int, step: int) -> None:
 
     Lightning seeds all processes of a training alike, which gives them the same initial weights,
     and would give the rows of each the same dropout masks.
-
-    Args:
-        rank: Number of the process.
-        step: Number of optimiser steps so far.
     """
     own = np.random.SeedSequence(torch.initial_seed(), spawn_key=(rank, step))
     torch.manual_seed(int(own.generate_state(1, np.uint64)[0]))

@@ -15,11 +15,7 @@ _KERNELS = ("fused", "foreach", "capturable", "differentiable")  # how, and not 
 def collect_settings(trainer: Trainer) -> list[dict[str, Any]]:
     """Return the settings of each parameter group and schedule, before a checkpoint is restored.
 
-    Args:
-        trainer: The Trainer that is about to fit.
-
-    Returns:
-        A dictionary for each, with the class's name under ``class``, of numbers and strings only.
+    Each is a dictionary of numbers and strings, with the class's name under ``class``.
     """
     groups = [(each, group) for each in trainer.optimizers for group in each.param_groups]
     schedules = [config.scheduler for config in trainer.lr_scheduler_configs]
@@ -55,12 +51,8 @@ def _is_plain(value: object) -> bool:
 def compare_settings(now: list[dict[str, Any]], then: list[dict[str, Any]]) -> None:
     """Refuse to go on with other settings than a checkpoint's, which would silently overrule them.
 
-    Args:
-        now: Settings of this run, by `collect_settings`.
-        then: Settings of the run that wrote the checkpoint; empty if they are not known.
-
     Raises:
-        CheckpointError: If they differ.
+        CheckpointError: If they differ. Settings of ``then`` that are not known are left out.
     """
     if then and [each["class"] for each in now] != [each["class"] for each in then]:
         classes = (" with ".join(dict.fromkeys(each["class"] for each in s)) for s in (now, then))

@@ -84,12 +84,7 @@ def set_counters(loops: dict[str, Any], at: dict[str, Any]) -> None:
 
 
 def resume_loops(trainer: Trainer, at: dict[str, Any]) -> None:
-    """Resume the loops from where `set_counters` has set them, when training starts.
-
-    Args:
-        trainer: The Trainer that fits.
-        at: `position` of the checkpoint.
-    """
+    """Resume the loops from where `set_counters` has set them, when training starts."""
     fit_loop, epoch_loop = trainer.fit_loop, trainer.fit_loop.epoch_loop
     # else a schedule that waits for a plateau would miss the end of this epoch
     fit_loop._restarting = False
@@ -178,13 +173,7 @@ def _set_states(metric: Any, states: dict[str, Any], device: torch.device) -> No
 
 
 def unlogged(trainer: Trainer, at: dict[str, Any], at_end: bool) -> dict[str, Any]:
-    """Return the metrics that are yet to be logged when a checkpoint is saved.
-
-    Args:
-        trainer: The Trainer that fits.
-        at: `position` of the checkpoint.
-        at_end: Whether the epoch has just ended.
-    """
+    """Return the metrics that are yet to be logged when a checkpoint is saved."""
     connector = trainer._logger_connector
     after_batch = at["pending"] and not at["validated"] and connector.should_update_logs
     return connector.metrics["log"] if at_end or after_batch else {}

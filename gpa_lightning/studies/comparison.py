@@ -162,18 +162,7 @@ class Comparison:
         return figure
 
     def save(self, settings: Settings, command: str) -> Path:
-        """Write figure, table and report into ``settings.output``.
-
-        Args:
-            settings: Output folder and device.
-            command: The command line, for the report.
-
-        Returns:
-            The folder.
-
-        Raises:
-            OutputError: If they cannot be written.
-        """
+        """Write figure, table and report into ``settings.output``; the report names the command."""
         parts = ["# Comparison", METHOD.format(mse=MSE), markdown_table(self.table)]
         parts += [f"![{ALT}](figure.png)", CAPTION, "## Settings"]
         parts += ["\n".join(f"- {name}: `{text}`" for name, text in self.descriptions.items())]

@@ -101,15 +101,8 @@ class Result:
     def save(self, settings: Settings) -> Path:
         """Write the figure, the table and the report, all of them or none.
 
-        Args:
-            settings: Settings that the study was run with.
-
         Returns:
-            The folder: ``figure.png``, ``figure.svg``, ``results.csv``, ``report.md``, and an
-            event file with the figure for TensorBoard.
-
-        Raises:
-            OutputError: If they cannot be written.
+            The folder, with the files that `save` writes.
         """
         folder = settings.output / self.name
         if mark := self.mark(settings):
@@ -146,14 +139,10 @@ class Result:
 
 
 def save(folder: Path, figure: Figure, table: pd.DataFrame, report: str) -> None:
-    """Write a figure, a table and a report into a folder, all of them or none.
+    """Write a figure, a table and a report in Markdown into a folder, all of them or none.
 
-    Args:
-        folder: Folder that gets ``figure.png``, ``figure.svg``, ``results.csv``, ``report.md``, and
-            an event file with the figure for TensorBoard under the folder's name.
-        figure: The figure.
-        table: The table.
-        report: The report, as Markdown.
+    The files are ``figure.png``, ``figure.svg``, ``results.csv``, ``report.md``, and an event file
+    with the figure for TensorBoard.
 
     Raises:
         OutputError: If they cannot be written.

@@ -166,13 +166,7 @@ def _configure_joblib(settings: Settings) -> Iterator[int]:
 
 
 def tabulate(runs: Sequence[Run], outcomes: Sequence[Outcome], *arguments: str) -> pd.DataFrame:
-    """Tabulate outcomes, a row a run, with some of the runs' arguments in front.
-
-    Args:
-        runs: Runs.
-        outcomes: Their outcomes, in the same order.
-        arguments: Names of the arguments that get a column.
-    """
+    """Tabulate outcomes, a row a run, with some of the runs' arguments in front."""
     return pd.DataFrame(
         [
             {name: run.arguments[name] for name in arguments} | outcome
@@ -242,9 +236,6 @@ def fit(
         model: Model to train.
         callbacks: Callbacks besides the table of hyperparameters.
         flags: Arguments of the Trainer that differ from those here.
-
-    Returns:
-        The Trainer that trained the model.
     """
     logger = TensorBoardLogger(folder.parent, name="", version=folder.name, default_hp_metric=False)
     defaults = {
@@ -265,13 +256,6 @@ def fit_for_steps(
     settings: Settings, folder: Path, data: GPADataModule, model: GPARegressor, steps: int
 ) -> Outcome:
     """Train for a number of optimiser steps without validation, and measure both losses at the end.
-
-    Args:
-        settings: Settings of the study.
-        folder: Folder of the run.
-        data: Data module, set up.
-        model: Model to train.
-        steps: Number of optimiser steps.
 
     Returns:
         ``train_loss``, in evaluation mode, and ``test_loss``.

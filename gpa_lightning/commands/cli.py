@@ -23,8 +23,8 @@ from lightning.pytorch.utilities import rank_zero_only
 from gpa_lightning.callbacks import EqualRows, StopOnDivergence
 from gpa_lightning.callbacks.run_folder import run_folder
 from gpa_lightning.commands.arguments import expand
-from gpa_lightning.commands.effects import LOGS, check_flags
 from gpa_lightning.commands.exit_codes import run
+from gpa_lightning.commands.flag_checks import LOGS, check_flags
 from gpa_lightning.commands.help import HelpfulParser
 from gpa_lightning.commands.mistakes import explain
 from gpa_lightning.commands.run_names import go_on_in_folder_of, name_run, short_name

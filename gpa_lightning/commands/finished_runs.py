@@ -10,7 +10,7 @@ from pathlib import Path
 
 import yaml
 
-from gpa_lightning.commands.effects import LOGS
+from gpa_lightning.commands.flag_checks import LOGS
 from gpa_lightning.commands.outcome import OUTCOME
 from gpa_lightning.commands.run_names import unique_name
 from gpa_lightning.resuming.checkpoint import read_checkpoint

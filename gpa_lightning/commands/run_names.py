@@ -11,7 +11,7 @@ from pathlib import Path, PureWindowsPath
 from jsonargparse import Namespace
 
 from gpa_lightning.commands.arguments import flag_values, long_flags
-from gpa_lightning.commands.effects import warn
+from gpa_lightning.commands.flag_checks import warn
 from gpa_lightning.resuming.whole_file import PREFIX
 
 LENGTH = 80

@@ -10,8 +10,8 @@ from rich.table import Table
 from rich.text import Text
 from torch import nn
 
-from gpa_lightning.commands.effects import LOGS
 from gpa_lightning.commands.fit_report import FitReport
+from gpa_lightning.commands.flag_checks import LOGS
 from gpa_lightning.data.baselines import baseline_losses
 from gpa_lightning.data.datamodule import GPADataModule
 from gpa_lightning.data.loaders import EVALUATION_ROWS, TableDataset

@@ -14,9 +14,9 @@ from lightning.pytorch.cli import LightningArgumentParser
 
 from gpa_lightning.commands.changes import changes
 from gpa_lightning.commands.cli import GPALightningCLI
-from gpa_lightning.commands.effects import warn
 from gpa_lightning.commands.exit_codes import run
 from gpa_lightning.commands.fit_report import FitReport
+from gpa_lightning.commands.flag_checks import warn
 from gpa_lightning.commands.nearest import did_you_mean
 from gpa_lightning.commands.outcome import OUTCOME, make_outcome
 from gpa_lightning.commands.summary import final_losses, print_summary

@@ -11,27 +11,22 @@ log = logging.getLogger(__name__)
 
 
 @contextmanager
-def file_lock(folder: Path) -> Iterator[bool]:
+def file_lock(folder: Path) -> Iterator[None]:
     """Hold the lock of a folder, and wait for it if another process does.
 
     The folder is made if it is missing; the lock is a hidden file in it.
-
-    Yields:
-        Whether another process had to be waited for.
 
     Raises:
         OSError: If the folder cannot be written.
     """
     folder.mkdir(parents=True, exist_ok=True)
     lock = FileLock(folder / ".lock")
-    waited = False
     try:
         lock.acquire(timeout=0)
     except Timeout:
         log.warning("%s: waiting for another process that writes there", folder)
         lock.acquire()
-        waited = True
     try:
-        yield waited
+        yield
     finally:
         lock.release()

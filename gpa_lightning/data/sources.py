@@ -169,11 +169,9 @@ def _download() -> Table:
     except DataError as error:
         failures = [str(error)] if cache.exists() else []
     try:
-        with file_lock(cache.parent) as waited:
-            if waited:
-                with suppress(DataError):
-                    return _read_published(cache, "cache", str(cache))
-                raise DataError("another process could not download the GPA table")
+        with file_lock(cache.parent):
+            with suppress(DataError):  # another process may have downloaded it meanwhile
+                return _read_published(cache, "cache", str(cache))
             for url in ADDRESSES:
                 check = partial(_read_published, kind="download", location=url)
                 try:

@@ -250,6 +250,9 @@ class GPALightningCLI(LightningCLI):
     def before_instantiate_classes(self) -> None:
         """Name the run; one that goes on from a checkpoint keeps its network and its folder."""
         settings, fits = self._settings, self._command == "fit"
+        logger = settings.trainer.logger
+        is_single = isinstance(logger, Namespace)
+        self._asked_version = logger.get("init_args.version") if is_single else None
         name_run(settings, short_name(self._given) if fits else self._command)
         if self._checkpoint and fits:
             self._compare_network(self._checkpoint["hyper_parameters"])
@@ -303,7 +306,7 @@ class GPALightningCLI(LightningCLI):
         logger = self._settings.trainer.logger
         if isinstance(logger, Namespace) and "version" in logger.get("init_args", {}):
             # what is saved of it makes another run, in a folder of its own
-            logger.init_args.version = self.asked.get("trainer.logger.init_args.version")
+            logger.init_args.version = self._asked_version
         answer_sigterm_without_waiting(trainer)
         return trainer
 

@@ -2,7 +2,6 @@
 
 import logging
 import os
-import shlex
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -16,6 +15,12 @@ from lightning.pytorch.callbacks import BatchSizeFinder
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from gpa_lightning.data.compatibility import (
+    compare_columns,
+    compare_processes,
+    compare_training,
+    resolve_split,
+)
 from gpa_lightning.data.loaders import EVALUATION_ROWS, BatchSampler, TableDataset, table_loader
 from gpa_lightning.data.split import MeanAndScale, Split, blocks, fit_scaler, standardise
 from gpa_lightning.data.table import (
@@ -27,8 +32,6 @@ from gpa_lightning.data.table import (
     Selection,
     Source,
     Table,
-    list_names,
-    quote,
 )
 from gpa_lightning.resuming.checkpoint import stamp
 from gpa_lightning.target_units import TargetUnits
@@ -322,25 +325,12 @@ class GPADataModule(LightningDataModule):
         return self.trainer.world_size if self.trainer else 1
 
     def _compare_processes(self) -> None:
-        """Make sure that all processes have the same table and split it alike.
-
-        Raises:
-            DataError: If not.
-        """
+        """Make sure that all processes have the same table and split it alike."""
         mine = asdict(self.provenance) | self._split_settings()
         everyone = [mine] * self._processes
         if len(everyone) > 1:
             torch.distributed.all_gather_object(everyone, mine)
-        first = everyone[0]
-        for rank, other in enumerate(everyone):
-            for name in ("sha256", *self._split_settings()):
-                if other[name] != first[name]:
-                    places = [f"{each['kind']}: {each['location']}" for each in (first, other)]
-                    what = f"the table ({'; '.join(places)})" if name == "sha256" else name
-                    raise DataError(
-                        f"process {rank} differs from process 0 in {what}; give all processes "
-                        "the same flags, and the same table with --data.path FILE"
-                    )
+        compare_processes(everyone, ["sha256", *self._split_settings()])
 
     @property
     def _split(self) -> Split:
@@ -458,7 +448,7 @@ class GPADataModule(LightningDataModule):
         self._take_over_split(self._resolve_split(state_dict, self.provenance))
         self._compare_columns(state_dict)
         if self.trainer is not None and self.trainer.training:
-            self._compare_training(state_dict)
+            self._compare_training(state_dict, str(self.trainer.ckpt_path or ""))
         else:
             if is_another_table:
                 self._warn(
@@ -469,42 +459,19 @@ class GPADataModule(LightningDataModule):
             self._restandardise(scaler)
         self._scaler = scaler
 
-    def _compare_training(self, state_dict: dict[str, Any]) -> None:
-        """Refuse to go on with another table, batch size or target than a checkpoint's."""
+    def _compare_training(self, state_dict: dict[str, Any], ckpt_path: str) -> None:
         now = {"data": self.provenance.sha256, **self._split_settings()}
         then = {"data": state_dict["provenance"]["sha256"], **state_dict["split"]}
-        path = Path(self.trainer.ckpt_path or "") if self.trainer else Path()
-        if path.name.startswith(".scale_batch_size_"):
+        if Path(ckpt_path).name.startswith(".scale_batch_size_"):
             del now["batch_size"]  # Lightning's finder puts back what its trials have changed
         if self.standardise_target is not None:
             now["standardise_target"] = self.standardise_target
         then["standardise_target"] = before = state_dict.get("standardised_target", False)
         self.standardise_target = before  # in an earlier version, no target was standardised
-        for name in ("data", "batch_size", "standardise_target"):
-            if name in now and now[name] != then[name]:
-                together = name == "batch_size" and self._processes > 1
-                raise DataError(
-                    f"cannot resume: --data.{name} is {now[name]}"
-                    f"{' on all processes together' if together else ''}, but the checkpoint "
-                    f"was trained with {then[name]}; use the checkpoint's or start a new run"
-                )
+        compare_training(now, then, self._processes)
 
     def _compare_columns(self, state_dict: dict[str, Any]) -> None:
-        """Refuse other features than a checkpoint's, and on its own table another target."""
-        names, target = tuple(state_dict["feature_names"]), state_dict["target_name"]
-        if names != self.feature_names:
-            raise DataError(
-                f"{self.provenance.location}: has the feature columns "
-                f"{list_names(self.feature_names)}, but the checkpoint was trained on "
-                f"{list_names(names)}; see --data.target and --data.drop"
-            )
-        same = self.provenance.sha256 == state_dict["provenance"]["sha256"]
-        if same and target != self.target_name:
-            raise DataError(
-                f"{self.provenance.location}: the target is {quote(self.target_name)}, but the "
-                f"checkpoint was trained to predict {quote(target)}; give --data.target "
-                f"{shlex.quote(target)}"
-            )
+        compare_columns(state_dict, self.provenance, self.feature_names, self.target_name)
 
     def _warn(self, message: str, *values: object) -> None:
         """Log a warning on the first process."""
@@ -512,22 +479,7 @@ class GPADataModule(LightningDataModule):
             log.warning(message, *values)
 
     def _resolve_split(self, state_dict: dict[str, Any], table: Provenance) -> Split:
-        """Return a checkpoint's split; on another table, arguments that were given overrule it.
-
-        Raises:
-            DataError: If arguments that were given differ from it on the same table.
-        """
-        theirs = {name: state_dict["split"][name] for name in self._given_split}
-        for name, value in self._given_split.items():
-            if value is not None and table.sha256 != state_dict["provenance"]["sha256"]:
-                theirs[name] = value
-            elif value is not None and value != theirs[name]:
-                raise DataError(
-                    f"--data.{name} is {value}, but the checkpoint was trained with "
-                    f"{theirs[name]}: on another split it would be tested on rows that it was "
-                    "trained on; leave the flag out, or give the checkpoint's"
-                )
-        return Split(**theirs)
+        return resolve_split(state_dict, table, self._given_split)
 
     def check_split(self, state_dict: dict[str, Any]) -> None:
         """Refuse a table in memory that `load_state_dict` would refuse, before a run has a folder.

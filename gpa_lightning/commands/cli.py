@@ -209,7 +209,8 @@ class GPALightningCLI(LightningCLI):
         # for which jsonargparse has no public name.
         asked = parser.parse_args(args, defaults=False, _skip_validation=True)  # type: ignore[arg-type]
         self.asked: Namespace = asked.get(self._command, asked)
-        check_flags(settings, self.asked, self._parser(self.config.get("subcommand")))
+        parser = self._parser(self.config.get("subcommand"))  # Lightning's, of no public name
+        check_flags(settings, self.asked, parser)
         path = settings.get("ckpt_path")
         if path is None or path in LIGHTNINGS_WORDS:
             return
@@ -233,7 +234,7 @@ class GPALightningCLI(LightningCLI):
     def _refusal(self, error: Exception) -> ArgumentError:
         subcommands = (word for word in self._given if word in self.subcommands())
         subcommand = next(subcommands, None) if self._runs else None
-        parser = self._parser(subcommand)  # which Lightning has no public name for
+        parser = self._parser(subcommand)  # Lightning's, of no public name
         return ArgumentError(None, explain(error, parser, self._given, self.extra_flags))
 
     def _parse_ckpt_path(self) -> None:

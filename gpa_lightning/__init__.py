@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from gpa_lightning.lazy_imports import lazily
+from gpa_lightning.lazy_imports import lazy_getattr
 
 __version__ = "0.2.0"
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from gpa_lightning.network import FullyConnectedNetwork
     from gpa_lightning.regressor import GPARegressor
 else:  # predicting does without Lightning, training without scikit-learn: both are slow to import
-    __getattr__ = lazily(
+    __getattr__ = lazy_getattr(
         __name__,
         {
             "FullyConnectedNetwork": "network",

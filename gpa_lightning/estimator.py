@@ -4,16 +4,17 @@ With it, what scikit-learn has for any regressor works on the network of the lec
 cross-validation, grid searches, validation curves and learning curves. An estimator is fitted
 many times over on small tables, often in several processes, so a fit leaves nothing on disk, logs
 nothing, and puts the global random states back to where they were.
+
+scikit-learn has no public names for what checks an estimator's parameters (`_param_validation`,
+`_parameter_constraints`, `_validate_params`) and weights (`_check_sample_weight`); its own
+`check_estimator`, among the tests, notices a change.
 """
 
 from __future__ import annotations
 
-import logging
 import math
 import threading
-import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from copy import deepcopy
 from numbers import Integral, Real
 from typing import Any, ClassVar, Literal
@@ -21,7 +22,6 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 import numpy.typing as npt
 import torch
-from lightning.fabric.utilities.warnings import PossibleUserWarning
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import EarlyStopping
 from sklearn.base import BaseEstimator, RegressorMixin
@@ -39,15 +39,16 @@ from gpa_lightning.callbacks import StopOnDivergence
 from gpa_lightning.data.loaders import EVALUATION_ROWS, BatchSampler, TableDataset, table_loader
 from gpa_lightning.losses import Norm, batch_mse, weight_norm
 from gpa_lightning.network import FullyConnectedNetwork
+from gpa_lightning.quiet import quiet_lightning
 from gpa_lightning.regressor import Batch, GPARegressor
 from gpa_lightning.speed import FastTraining
 
 Array = npt.NDArray[np.float64]
 
-_ONE_AT_A_TIME = threading.Lock()  # of threads: they share the random state and Lightning's logger
+_LOCK = threading.Lock()  # of threads: they share the random state and Lightning's logger
 
 
-def _trains_by_single_epochs(estimator: LightningMLPRegressor) -> bool:
+def _supports_partial_fit(estimator: LightningMLPRegressor) -> bool:
     if estimator.early_stopping:  # as scikit-learn's, since each call would hold out other rows
         raise AttributeError("partial_fit does not support early_stopping=True")
     return True
@@ -143,7 +144,7 @@ class LightningMLPRegressor(RegressorMixin, BaseEstimator):  # type: ignore[misc
     loss_curve_: list[float]
     validation_scores_: list[float] | None
     _adam: dict[Any, Any]
-    _stall: tuple[float, float, int]
+    _progress: tuple[float, float, int]
 
     def __init__(
         self,
@@ -188,9 +189,9 @@ class LightningMLPRegressor(RegressorMixin, BaseEstimator):  # type: ignore[misc
         Args:
             X: Features, shape ``(rows, features)``, in any units, at least two rows.
             y: Target, shape ``(rows,)``.
-            sample_weight: What each row counts in the scaler, in the mean that is the loss of a
-                batch, and in the score of rows held out; shape ``(rows,)``, not negative. Rows of
-                weight 0 are left out. None counts each row once.
+            sample_weight: Weights of the rows in the scaler, in the loss of a batch and in the
+                score of rows held out, shape ``(rows,)``, not negative. Rows of weight 0 are left
+                out. None for equal weights.
 
         Returns:
             The estimator itself.
@@ -204,7 +205,7 @@ class LightningMLPRegressor(RegressorMixin, BaseEstimator):  # type: ignore[misc
         continued = self.warm_start and hasattr(self, "network_")
         return self._fit(X, y, sample_weight, continued, self.max_iter)
 
-    @available_if(_trains_by_single_epochs)  # type: ignore[untyped-decorator]
+    @available_if(_supports_partial_fit)  # type: ignore[untyped-decorator]
     def partial_fit(
         self, X: npt.ArrayLike, y: npt.ArrayLike, sample_weight: npt.ArrayLike | None = None
     ) -> LightningMLPRegressor:
@@ -256,7 +257,7 @@ class LightningMLPRegressor(RegressorMixin, BaseEstimator):  # type: ignore[misc
         target = column_or_1d(target, warn=True)
         columns = [features, target]
         if sample_weight is not None:
-            columns = _weighted(features, target, sample_weight)
+            columns = _drop_zero_weights(features, target, sample_weight)
         seed = (
             int(self.random_state)
             if isinstance(self.random_state, Integral)
@@ -277,7 +278,7 @@ class LightningMLPRegressor(RegressorMixin, BaseEstimator):  # type: ignore[misc
             seed = int(np.random.SeedSequence((seed, len(losses))).generate_state(1)[0])
             if self.early_stopping == bool(self.validation_scores_):
                 scores = self.validation_scores_ or []
-                progress.go_on(unit, *self._stall)
+                progress.resume(unit, *self._progress)
         else:
             scaler = StandardScaler().fit(columns[0], None, *columns[2:])
         batch_size = None if self.batch_size == "full" else self.batch_size
@@ -289,7 +290,7 @@ class LightningMLPRegressor(RegressorMixin, BaseEstimator):  # type: ignore[misc
         )
 
         self.network_, self.scaler_ = network.double().eval(), scaler
-        self._adam, self._stall = adam, progress.stall(unit)
+        self._adam, self._progress = adam, progress.state(unit)
         self.n_iter_ = len(progress.curves["train_loss"])
         self.loss_curve_ = losses + progress.curves["train_loss"]
         self.loss_ = self.loss_curve_[-1]
@@ -314,7 +315,7 @@ class LightningMLPRegressor(RegressorMixin, BaseEstimator):  # type: ignore[misc
         """Train a new network or a given one, and return it with the state of its Adam."""
         on_cpu = self.accelerator == "cpu"
         gpus = [] if on_cpu else range(torch.cuda.device_count())
-        with _ONE_AT_A_TIME, quiet_lightning(), torch.random.fork_rng(gpus):
+        with _LOCK, quiet_lightning(), torch.random.fork_rng(gpus):
             # the CPU's generator alone, since seeding all of them would reach an idle GPU's too
             (torch.default_generator if on_cpu else torch).manual_seed(seed)
             model = _Regressor(
@@ -366,8 +367,8 @@ class LightningMLPRegressor(RegressorMixin, BaseEstimator):  # type: ignore[misc
         return predictions
 
 
-def _weighted(features: Array, target: Array, sample_weight: npt.ArrayLike) -> list[Array]:
-    """Return the rows that count, with what each counts."""
+def _drop_zero_weights(features: Array, target: Array, sample_weight: npt.ArrayLike) -> list[Array]:
+    """Return features, target and weights of the rows whose weight is not 0."""
     weight = _check_sample_weight(
         sample_weight, features, dtype=np.float64, ensure_non_negative=True
     )
@@ -410,7 +411,7 @@ def _copy_weights(trained: FullyConnectedNetwork, new: FullyConnectedNetwork) ->
 
 
 class _Regressor(GPARegressor):
-    """Goes on with an Adam of an earlier fit, and weighs rows where a batch has their weights."""
+    """A regressor that resumes the Adam of an earlier fit, and weighs the rows of a batch."""
 
     adam: dict[Any, Any] | None = None
 
@@ -441,9 +442,9 @@ class _Regressor(GPARegressor):
 
 
 class _Progress(EarlyStopping):
-    """Notes the losses of each epoch, and ends the fit when the one that is watched stalls.
+    """Records the losses of each epoch, and stops the fit when the monitored one stalls.
 
-    Where that is the validation loss, it also keeps the weights of the best epoch, in memory.
+    If that is the validation loss, it also keeps the weights of the best epoch, in memory.
     """
 
     def __init__(self, monitor: str, min_delta: float, estimator: LightningMLPRegressor) -> None:
@@ -453,18 +454,18 @@ class _Progress(EarlyStopping):
             patience=estimator.n_iter_no_change,  # type: ignore[arg-type]  # may be infinite
             check_on_train_epoch_end=True,
         )
-        self.printing = estimator.verbose
+        self.prints = estimator.verbose
         self.curves: dict[str, list[float]] = {"train_loss": [], monitor: []}
         self.best = math.inf
         self.best_weights: dict[str, Tensor] = {}
 
-    def go_on(self, unit: float, best: float, best_score: float, wait_count: int) -> None:
-        """Go on from the `stall` of the call before."""
+    def resume(self, unit: float, best: float, best_score: float, wait_count: int) -> None:
+        """Resume from the `state` of the call before."""
         self.best, self.best_score = best * unit, torch.tensor(best_score * unit)
         self.wait_count = wait_count
 
-    def stall(self, unit: float) -> tuple[float, float, int]:
-        """Return the lowest loss and the last clear drop, in a unit, and the epochs since that."""
+    def state(self, unit: float) -> tuple[float, float, int]:
+        """Return the lowest loss, the lowest that counted, and the epochs since that."""
         return self.best / unit, self.best_score.item() / unit, self.wait_count
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -474,27 +475,12 @@ class _Progress(EarlyStopping):
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         for name, curve in self.curves.items():
             curve.append(trainer.callback_metrics[name].item())
-        watched = self.curves[self.monitor]
-        if watched[-1] < self.best:
-            self.best = watched[-1]
+        monitored = self.curves[self.monitor]
+        if monitored[-1] < self.best:
+            self.best = monitored[-1]
             if self.monitor == "val_loss":
                 self.best_weights = deepcopy(pl_module.state_dict())
-        if self.printing:
+        if self.prints:
             losses = ", ".join(f"{name} = {curve[-1]:.6f}" for name, curve in self.curves.items())
-            print(f"Epoch {len(watched)}: {losses}")  # noqa: T201
+            print(f"Epoch {len(monitored)}: {losses}")  # noqa: T201
         super().on_train_epoch_end(trainer, pl_module)
-
-
-@contextmanager
-def quiet_lightning() -> Iterator[None]:
-    """Withhold Lightning's notes and advice, of which none is the estimator's user's to act on."""
-    logger = logging.getLogger("lightning.pytorch")
-    level = logger.level
-    logger.setLevel(max(level, logging.WARNING))
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", PossibleUserWarning)
-            warnings.filterwarnings("ignore", r".*isinstance\(treespec, LeafSpec\).*")
-            yield
-    finally:
-        logger.setLevel(level)

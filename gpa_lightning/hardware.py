@@ -1,4 +1,4 @@
-"""What computes: hardware and versions, for reports of what was measured."""
+"""Hardware and versions, for reports of what was measured."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def processor() -> str:
 
 
 def graphics_processor() -> str:
-    """Return the name of the GPU, which there has to be."""
+    """Return the name of the GPU; there has to be one."""
     return torch.cuda.get_device_name()
 
 

@@ -7,15 +7,10 @@ from importlib import import_module
 from typing import Any
 
 
-def lazily(package: str, modules: Mapping[str, str]) -> Callable[[str], Any]:
-    """Make a package's ``__getattr__``, so that importing it costs nothing.
+def lazy_getattr(package: str, modules: Mapping[str, str]) -> Callable[[str], Any]:
+    """Make the ``__getattr__`` of a package whose names are in ``modules`` below it.
 
-    Args:
-        package: The package's name.
-        modules: The module below the package that defines each public name.
-
-    Returns:
-        What imports the module of a name, and returns what the module calls so.
+    So importing the package costs nothing: a module is imported when its name is asked for.
     """
 
     def resolve(name: str) -> Any:

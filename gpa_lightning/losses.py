@@ -1,4 +1,4 @@
-"""What training minimises: the MSE of a batch of any size, and the lecture's penalties."""
+"""The training loss: the MSE of a batch of any size, and the lecture's penalties."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def weight_norm(parameters: Iterable[Tensor], norm: Norm) -> Tensor:
 
     Args:
         parameters: The weights, of any shapes.
-        norm: Which norm.
+        norm: ``l1`` or ``l2``.
 
     Returns:
         The norm, a scalar; its gradient at the origin is 0.
@@ -56,7 +56,7 @@ def evaluation_mse(network: nn.Module, x: Tensor, y: Tensor, rows: int = 2048) -
         network: Maps ``(batch, in_features)`` to ``(batch, 1)``.
         x: Standardised features, shape ``(rows, in_features)``, on any device.
         y: Targets, shape ``(rows, 1)``.
-        rows: Rows that are evaluated at a time.
+        rows: Number of rows that are evaluated at a time.
 
     Returns:
         The mean of the squared errors.
@@ -65,9 +65,9 @@ def evaluation_mse(network: nn.Module, x: Tensor, y: Tensor, rows: int = 2048) -
     was_training = network.training
     network.eval()
     total = torch.zeros((), dtype=torch.float64)
-    for x_piece, y_piece in zip(torch.split(x, rows), torch.split(y, rows), strict=True):
-        prediction = network(x_piece.to(weight))
-        total += mse_loss(prediction, y_piece.to(weight.device), reduction="sum").cpu()
+    for x_part, y_part in zip(torch.split(x, rows), torch.split(y, rows), strict=True):
+        prediction = network(x_part.to(weight))
+        total += mse_loss(prediction, y_part.to(weight.device), reduction="sum").cpu()
     network.train(was_training)
     return total.item() / len(x)
 
@@ -85,12 +85,12 @@ def batch_mse(network: nn.Module, x: Tensor, y: Tensor, weight: Tensor | None = 
         network: Maps ``(batch, in_features)`` to ``(batch, 1)``.
         x: Features, shape ``(batch, in_features)``.
         y: Targets, shape ``(batch, 1)``.
-        weight: What each row counts, shape ``(batch, 1)``; None counts each once.
+        weight: Weights of the rows, shape ``(batch, 1)``; None for equal ones.
 
     Returns:
         The (weighted) mean of the squared errors, a scalar; 0 for a batch of no rows.
     """
-    if len(x) > CHUNK_ROWS and _computes_rows_apart(network):
+    if len(x) > CHUNK_ROWS and _treats_rows_alone(network):
         parameters = [parameter for parameter in network.parameters() if parameter.requires_grad]
         chunked: Tensor = _ChunkedMSE.apply(  # type: ignore[no-untyped-call]
             network, x, y, weight, *parameters
@@ -102,7 +102,7 @@ def batch_mse(network: nn.Module, x: Tensor, y: Tensor, weight: Tensor | None = 
     return mse_loss(prediction, y, weight=weight)  # type: ignore[call-arg]  # its stub is older
 
 
-def _computes_rows_apart(network: nn.Module) -> bool:
+def _treats_rows_alone(network: nn.Module) -> bool:
     layers = (module for module in network.modules() if not any(module.children()))
     return all(type(module) in _ROW_BY_ROW or isinstance(module, Metric) for module in layers)
 

@@ -149,9 +149,9 @@ def test_changes_by_flags(home):
 
 def test_a_further_file_format(home, monkeypatch):
     (lines,) = (block for kind, block in CHANGES if kind == "py")
-    before, last, after = inspect.getsource(formats._opened).rpartition("    raise DataError")
+    before, last, after = inspect.getsource(formats._open_by_name).rpartition("    raise DataError")
     exec(f"{before}{lines}{last}{after}", vars(formats), added := {})
-    monkeypatch.setattr(formats, "_opened", added["_opened"])
+    monkeypatch.setattr(formats, "_open_by_name", added["_open_by_name"])
     pd.DataFrame({"age": [20, 30, 45], "wage": [10, 20, 15]}).to_json("wages.json")
     assert load_table("file", "wages.json").target.tolist() == [10, 20, 15]
 

@@ -1,4 +1,4 @@
-"""A training that leaves the finite numbers ends at once, and says where."""
+"""The stop of a training whose loss is no longer a finite number."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import Tensor
 
 
 class DivergenceError(ValueError):
-    """A training that has left the finite numbers: one line, with where and what to try."""
+    """A loss or weights that are not finite: one line, with the step and what to try."""
 
 
 class StopOnDivergence(Callback):
@@ -21,8 +21,8 @@ class StopOnDivergence(Callback):
     saved of weights that are not finite.
 
     Args:
-        monitor: The metric of the validation that has to be finite, if it is logged.
-        check_every_n_steps: Steps whose losses are looked at together.
+        monitor: Metric of the validation that has to be finite, if it is logged.
+        check_every_n_steps: Number of steps whose losses are looked at together.
 
     Raises:
         DivergenceError: When fitting, if a loss or a weight is not finite.

@@ -20,8 +20,8 @@ def readable_range(*curves: Sequence[float]) -> tuple[float, float]:
     """Return the ends of a linear axis on which a high beginning does not flatten the rest.
 
     Args:
-        curves: Losses of each curve, in the order of training. Those in its first half that are
-            above twice its median may end up beyond the axis; a late rise never does.
+        curves: Losses of each curve, in the order of training. In its first half, losses above
+            twice its median may be cut off; a late rise never is.
 
     Returns:
         The lower and the upper end, with a margin.
@@ -91,7 +91,7 @@ class LossCurves(Callback):
         """Save the curves as a picture, in the place of an earlier one.
 
         Args:
-            path: Where to; the suffix gives the format.
+            path: Path of the picture; the suffix gives the format.
 
         Raises:
             OutputError: If it cannot be written.

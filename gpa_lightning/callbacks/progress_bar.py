@@ -1,4 +1,4 @@
-"""A progress bar that counts every batch of a round that has run several, in notebooks too."""
+"""A progress bar that counts every batch, in notebooks too."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from gpa_lightning.callbacks.notebook_progress import NotebookProgress
 
 
 class EpochProgressBar(RichProgressBar):
-    """Lightning's rich progress bar, which counts every batch of a round that has run several.
+    """Lightning's rich progress bar, which also counts batches of which the loop is told nothing.
 
-    Lightning names such a round by its first batch; this bar looks at the last. In a notebook,
-    where rich asks for ipywidgets and would draw after every batch, it shows a training as one
-    line of text instead, over all epochs: how many are done, of how many.
+    `FastTraining` takes several in a turn of the loop, for which Lightning names the first; this
+    bar looks at the last. In a notebook, where rich asks for ipywidgets and would draw after every
+    batch, it shows a training as one line of text instead, with the number of epochs that are done.
     """
 
     _line: NotebookProgress | None = None

@@ -1,4 +1,4 @@
-"""Where a run puts its files."""
+"""The folder of a run."""
 
 from __future__ import annotations
 
@@ -9,16 +9,10 @@ from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 
 
 def run_folder(trainer: Trainer) -> Path | None:
-    """Return the folder of a run's own, to be called on every process.
+    """Return the folder of a run, or None if there is no logger; to be called on every process.
 
     Lightning's ``log_dir`` is one for all runs where a logger is neither TensorBoard's nor a CSV
     file's; this is the folder in which `ModelCheckpoint` puts its checkpoints.
-
-    Args:
-        trainer: The Trainer.
-
-    Returns:
-        The folder, or None if there is no logger, whose runs have no folder.
     """
     logger, folder = trainer.logger, None
     if isinstance(logger, (CSVLogger, TensorBoardLogger)):

@@ -30,7 +30,7 @@ class EpochTensorBoardLogger(TensorBoardLogger):
 
     @property
     def writers(self) -> dict[str, SummaryWriter]:
-        """The writers of the two curves, by the metric's name."""
+        """Writers of the two curves, by the name of the metric."""
         from torch.utils.tensorboard import SummaryWriter  # slow to import
 
         if self._writers is None:

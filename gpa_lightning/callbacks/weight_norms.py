@@ -1,4 +1,4 @@
-"""How large the weights are, which is what a penalty pushes on."""
+"""The norms of the weights, which a penalty pushes on."""
 
 from __future__ import annotations
 

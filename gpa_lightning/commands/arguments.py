@@ -1,10 +1,10 @@
-"""What a command line is short for: long flags, recipes' files, and files of earlier versions."""
+"""Short flags, names of recipes, and files of earlier versions: what they are short for."""
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,7 @@ SHORT_FLAGS = {
     "batch_size": "data.batch_size",
     "patience": "early_stopping.patience",
 }
-"""What is typed most, and the flag that it is short for."""
+"""Short flags, and the flags that they are short for."""
 
 _SIZES = "--model.hidden_sizes"
 _COMMA_LIST = re.compile(r"\s*(\d+(?:\s*,\s*\d+)*)\s*,?\s*")
@@ -42,19 +42,13 @@ def recipes() -> list[str]:
 
 
 def long_flags(args: Sequence[str]) -> list[str]:
-    """Write out the short flags, and put sizes that are parted by commas into brackets.
-
-    Args:
-        args: A command line, without the program's name.
-
-    Returns:
-        The command line that it is short for.
+    """Expand the short flags of a command line, and put sizes separated by commas into brackets.
 
     Example:
         >>> long_flags(["--max_epochs", "3", "--hidden_sizes=64,64"])
         ['--trainer.max_epochs', '3', '--model.hidden_sizes=[64,64]']
     """
-    arguments = names_listed(args)
+    arguments = join_dropped_names(args)
     for index, argument in enumerate(arguments):
         flag, equals, value = argument.partition("=")
         if flag.startswith("--"):
@@ -71,15 +65,8 @@ def _in_brackets(value: str) -> str:
     return f"[{sizes[1]}]" if sizes else value
 
 
-def written_out(args: Sequence[str]) -> list[str]:
-    """Write out what is short, and put paths in the place of recipes' names after ``--config``.
-
-    Args:
-        args: A command line, without the program's name.
-
-    Returns:
-        The command line that it is short for.
-    """
+def expand(args: Sequence[str]) -> list[str]:
+    """Expand short flags, and the names of recipes after ``--config`` into paths."""
     arguments = long_flags(args)
     for index, argument in enumerate(arguments):
         flag, equals, value = argument.partition("=")
@@ -90,8 +77,8 @@ def written_out(args: Sequence[str]) -> list[str]:
     return arguments
 
 
-def names_listed(args: Sequence[str]) -> list[str]:
-    """Write the names that follow ``--data.drop`` as the one value that they are."""
+def join_dropped_names(args: Sequence[str]) -> list[str]:
+    """Join the names that follow ``--data.drop`` into one value, a list in JSON."""
     arguments: list[str] = []
     names: list[str] | None = None
     for argument in [*args, "--"]:
@@ -108,8 +95,32 @@ def names_listed(args: Sequence[str]) -> list[str]:
     return arguments[:-1]
 
 
+def flag_values(words: Sequence[str]) -> Iterator[tuple[str, str]]:
+    """Yield each flag of a command line without its dashes, and its value, empty if it has none.
+
+    Example:
+        >>> list(flag_values(["--dropout", "0.1", "--quick", "--callbacks+=Timer"]))
+        [('dropout', '0.1'), ('quick', ''), ('callbacks', 'Timer')]
+    """
+    waiting = ""
+    for word in words:
+        if word.startswith("-") and not re.match(r"-[\d.]", word):
+            if waiting:
+                yield waiting, ""
+            flag, equals, value = word.lstrip("-").partition("=")
+            flag = flag.removesuffix("+")
+            waiting = "" if equals else flag
+            if equals:
+                yield flag, value
+        elif waiting:
+            yield waiting, word
+            waiting = ""
+    if waiting:
+        yield waiting, ""
+
+
 def _configuration(name: str) -> str:
-    """Return what to parse in the place of a recipe's name, or of a file of an earlier version."""
+    """Return the path of a recipe, or the content of an earlier version's file as it is now."""
     recipe = RECIPES / f"{name}.yaml"
     try:
         if recipe.is_file() and not Path(name).exists():
@@ -129,7 +140,7 @@ def _configuration(name: str) -> str:
 
 
 def _upgrade(config: dict[str, Any], model: dict[str, Any]) -> bool:
-    """Move what version 0.1.0 had among the model's settings; tell whether there was any."""
+    """Move settings of the speed, in version 0.1.0 the model's; tell whether there were any."""
     if "steps_per_execution" not in model:
         return False
     moved = {name: model.pop(name) for name in _MOVED_TO_FAST_TRAINING if name in model}

@@ -1,4 +1,4 @@
-"""What a run was told that is not the default, in the flags that say it."""
+"""The flags of a run that are not the defaults, as they are typed."""
 
 from __future__ import annotations
 
@@ -14,11 +14,7 @@ _OTHERS = ("config", "ckpt_path", "name", "__path__")  # which change nothing th
 
 
 def changes(asked: Namespace, defaults: Namespace) -> list[str]:
-    """Return the flags, in their short form, whose values are not the defaults.
-
-    Args:
-        asked: Flags that were given, on the command line or in a file.
-        defaults: The defaults of all.
+    """Return the flags that were ``asked`` for, in their short form, if they are not the defaults.
 
     Example:
         >>> asked = Namespace(model=Namespace(dropout=0.2, penalty=None))

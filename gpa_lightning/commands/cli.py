@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import shutil
 import sys
 from argparse import ArgumentError
 from collections.abc import Sequence
-from importlib.util import find_spec
 from inspect import signature
 from pathlib import Path
 from typing import Any, ClassVar
 
 from jsonargparse import Namespace
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.accelerators import AcceleratorRegistry
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint, ProgressBar
 from lightning.pytorch.cli import (
     ArgsType,
@@ -21,20 +18,21 @@ from lightning.pytorch.cli import (
     LightningCLI,
     SaveConfigCallback,
 )
-from lightning.pytorch.strategies import StrategyRegistry
 from lightning.pytorch.utilities import rank_zero_only
 
 from gpa_lightning.callbacks import EqualRows, StopOnDivergence
 from gpa_lightning.callbacks.run_folder import run_folder
-from gpa_lightning.commands.arguments import SHORT_FLAGS, written_out
-from gpa_lightning.commands.changes import changes
-from gpa_lightning.commands.effects import LOGS, take_effect, warn
+from gpa_lightning.commands.arguments import expand
 from gpa_lightning.commands.exit_codes import run
+from gpa_lightning.commands.flag_checks import LOGS, check_flags
 from gpa_lightning.commands.help import HelpfulParser
 from gpa_lightning.commands.mistakes import explain
-from gpa_lightning.commands.nearest import did_you_mean
-from gpa_lightning.commands.run_names import next_version, short_name
-from gpa_lightning.commands.signals import LastWord, SecondInterrupt, answer_sigterm_without_waiting
+from gpa_lightning.commands.run_names import go_on_in_folder_of, name_run, short_name
+from gpa_lightning.commands.signals import (
+    DelayedKill,
+    SecondInterrupt,
+    answer_sigterm_without_waiting,
+)
 from gpa_lightning.data.datamodule import GPADataModule
 from gpa_lightning.data.table import DataError
 from gpa_lightning.regressor import GPARegressor
@@ -46,11 +44,9 @@ from gpa_lightning.resuming.checkpoint import (
     read_checkpoint,
 )
 from gpa_lightning.resuming.exact_resume import position_of
-from gpa_lightning.resuming.whole_file import PREFIX
 from gpa_lightning.speed import FastTraining
 
 LIGHTNINGS_WORDS = ("best", "hpc")  # for checkpoints, in the place of a path
-STAY_IN_CHILDREN = ("ddp_fork", "ddp_notebook", "ddp_spawn")
 ARGUMENTS = tuple(signature(GPARegressor).parameters)
 
 # Each has a flag of its own, so that it can be changed, replaced, or switched off with `null`. They
@@ -102,7 +98,6 @@ CALLBACKS: dict[str, tuple[type[Callback], dict[str, Any], str]] = {
     ),
 }
 LOGGER = {"save_dir": LOGS, "name": "", "default_hp_metric": False}
-WATCHERS = ("early_stopping", "checkpoint", "progress_bar")  # callbacks that barebones leaves out
 WATCHING = ["gpa_lightning.callbacks.LossCurves", "gpa_lightning.callbacks.HyperparameterTable"]
 
 
@@ -120,7 +115,7 @@ class SaveConfig(SaveConfigCallback):
     """Saves the configuration in the run's own folder, if it has one."""
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Ask on every process where that is, and save."""
+        """Find the folder, on every process, and save."""
         self._folder = run_folder(trainer)
         super().setup(trainer, pl_module, stage)
 
@@ -141,20 +136,20 @@ class GPALightningCLI(LightningCLI):
         kwargs: Passed on to `LightningCLI`.
 
     Attributes:
-        beside: Flags that the program has besides those of the parser.
+        extra_flags: Flags that the program has besides those of the parser.
     """
 
-    beside: ClassVar[Sequence[str]] = ()
+    extra_flags: ClassVar[Sequence[str]] = ()
+    _checkpoint: dict[str, Any] | None = None  # that of --ckpt_path
 
     def __init__(self, args: Sequence[str], run: bool = True, **kwargs: Any) -> None:
         self._given, self._runs = list(args), run
         if (folder := str(Path.cwd())) not in sys.path:
             sys.path.append(folder)  # the user's own classes are there, wherever the program lies
-        self._asked_version: str | int | None = None
         super().__init__(
             GPARegressor,
             GPADataModule,
-            args=written_out(args),
+            args=expand(args),
             run=run,
             seed_everything_default=0,
             trainer_defaults={
@@ -192,9 +187,15 @@ class GPALightningCLI(LightningCLI):
             (parser.groups or {})[flag].title = f"callback {base.__name__}"
 
     @property
+    def _command(self) -> str:
+        """Name of the subcommand; ``fit`` for ``scripts/train.py``, which has none."""
+        command: str = self.config.get("subcommand", "fit")
+        return command
+
+    @property
     def _settings(self) -> Namespace:
-        """The parsed flags, of the subcommand if there is one."""
-        settings: Namespace = self.config.get(self.config.get("subcommand", ""), self.config)
+        """Parsed flags, those of the subcommand if there is one."""
+        settings: Namespace = self.config.get(self._command, self.config)
         return settings
 
     def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
@@ -207,30 +208,34 @@ class GPALightningCLI(LightningCLI):
         # Without defaults, a class may lack what it needs: what has been validated is not again,
         # for which jsonargparse has no public name.
         asked = parser.parse_args(args, defaults=False, _skip_validation=True)  # type: ignore[arg-type]
-        self.asked: Namespace = asked.get(self.config.get("subcommand", ""), asked)
-        take_effect(settings, self.asked)
+        self.asked: Namespace = asked.get(self._command, asked)
+        parser = self._parser(self.config.get("subcommand"))  # Lightning's, of no public name
+        check_flags(settings, self.asked, parser)
         path = settings.get("ckpt_path")
+        if path is None or path in LIGHTNINGS_WORDS:
+            return
         if path == "last":
             settings.ckpt_path = str(find_last(self._logs))
-            epoch = position_of(read_checkpoint(settings.ckpt_path))
+        self._checkpoint = read_checkpoint(settings.ckpt_path)
+        if path == "last":
             # of several runs, "last" may be another than the one that the user has in mind
-            verb = "going on from" if self.config.get("subcommand", "fit") == "fit" else "using"
+            verb = "going on from" if self._command == "fit" else "using"
+            epoch = position_of(self._checkpoint)
             rank_zero_only(print)(f"{verb} {settings.ckpt_path}, of epoch {epoch}")
-        elif path and path not in LIGHTNINGS_WORDS:
-            read_checkpoint(path)
 
     @property
     def _logs(self) -> Path:
-        """The folder of runs, of a logger that has one."""
-        logger = self._settings.trainer.logger
-        folder = logger.get("init_args.save_dir") if isinstance(logger, Namespace) else None
-        return Path(folder or LOGS)
+        """Folder of runs: the logger's, or else Lightning's default."""
+        trainer = self._settings.trainer
+        is_single = isinstance(trainer.logger, Namespace)
+        folder = trainer.logger.get("init_args.save_dir") if is_single else None
+        return Path(folder or Path(trainer.default_root_dir or "", LOGS))
 
     def _refusal(self, error: Exception) -> ArgumentError:
         subcommands = (word for word in self._given if word in self.subcommands())
         subcommand = next(subcommands, None) if self._runs else None
-        parser = self._parser(subcommand)
-        return ArgumentError(None, explain(error, parser, self._given, self.beside))
+        parser = self._parser(subcommand)  # Lightning's, of no public name
+        return ArgumentError(None, explain(error, parser, self._given, self.extra_flags))
 
     def _parse_ckpt_path(self) -> None:
         """Take a checkpoint's hyperparameters for those of the model that is to be evaluated.
@@ -238,79 +243,21 @@ class GPALightningCLI(LightningCLI):
         Lightning's own, which has no public name, refuses those that the model had in an earlier
         version, and lets them overrule the flags of a training that is gone on with.
         """
-        if self.config.get("subcommand", "fit") == "fit":
-            return
-        config = self.config[self.config.subcommand]
-        if config.get("ckpt_path") not in (None, *LIGHTNINGS_WORDS):
-            hparams = read_checkpoint(config.ckpt_path)["hyper_parameters"]
+        if self._checkpoint and self._command != "fit":
+            hparams = self._checkpoint["hyper_parameters"]
             known = {name: hparams[name] for name in ARGUMENTS if name in hparams}
-            model = {self.config.subcommand: {"model": known}}
-            self.config = self.parser.parse_object(model, self.config)
+            self.config = self.parser.parse_object({self._command: {"model": known}}, self.config)
 
     def before_instantiate_classes(self) -> None:
-        """Refuse what Lightning would crash on, fill in what flags leave open, name the run."""
-        config = self._settings
-        _check_trainer(config.trainer)
-        patience = (config.early_stopping or {}).get("init_args.patience", 0)
-        if patience < 0:
-            raise ArgumentError(None, f"--patience must not be negative, got {patience}")
-        if config.trainer.barebones:  # Lightning's word for a training that watches nothing
-            self._warn_of_what_barebones_leaves_out()
-            config.trainer.logger, config.trainer.callbacks = False, None
-            for flag in WATCHERS:
-                config[flag] = None
-        stopping = (config.early_stopping or {}).get("init_args", {})
-        if stopping.get("check_on_train_epoch_end", True) is None:
-            # else an epoch that ends before its validation, by max_steps or max_time, is a mistake
-            own = {"val": False, "train": True}
-            stopping.check_on_train_epoch_end = own.get(stopping.monitor.partition("_")[0])
-        half = config.trainer.precision == "16-mixed"  # whose gradients fused kernels cannot clip
-        if (config.get("lr_scheduler") or half) and not config.get("optimizer"):
-            # Lightning would ignore a schedule that comes without an optimiser
-            config["optimizer.class_path"] = "torch.optim.Adam"
-            config["optimizer.init_args.lr"] = config.model.learning_rate
-            config["optimizer.init_args.fused"] = None
-        if config.get("optimizer") and not half:
-            arguments = config.optimizer.init_args
-            if "fused" in arguments and arguments.fused is None and not arguments.get("foreach"):
-                arguments.fused = True  # the same arithmetic in one kernel
-        self._name_run()
-        path = config.get("ckpt_path")
-        if self.config.get("subcommand", "fit") == "fit" and path not in (None, *LIGHTNINGS_WORDS):
-            self._compare_network(read_checkpoint(path)["hyper_parameters"])
-            self._go_on_in_folder_of(Path(path).resolve())
-
-    def _warn_of_what_barebones_leaves_out(self) -> None:
-        """Warn of flags of the loggers and callbacks that are not there."""
-        subcommand = self.config.get("subcommand")
-        for change in changes(self.asked, self._parser(subcommand).get_defaults()):
-            flag, _, value = change.lstrip("-").partition(" ")
-            long = SHORT_FLAGS.get(flag, flag)
-            left_out = (*WATCHERS, "trainer.logger", "trainer.callbacks")
-            if long.startswith(left_out) and value not in ("null", "false"):
-                warn(f"{change} changes nothing with --trainer.barebones true")
-
-    def _name_run(self) -> None:
-        """Name the folder of a run after its number and what was changed."""
-        config, logger = self._settings, self._settings.trainer.logger
-        if config.name and Path(config.name).name != config.name:
-            raise ArgumentError(None, f"--name {config.name}: names one folder, without a slash")
-        kind = logger.get("class_path", "") if isinstance(logger, Namespace) else ""
-        if not kind.endswith(("TensorBoardLogger", "CSVLogger")):
-            if config.name:
-                warn(f"--name {config.name} changes nothing: no logger makes a folder of that name")
-            return
-        arguments = logger.init_args
-        self._asked_version = arguments.version
-        if arguments.version is not None:
-            if config.name:
-                warn(f"--name {config.name} changes nothing beside --trainer.logger.version")
-            return
-        number = next_version(Path(arguments.save_dir, arguments.name or ""))
-        subcommand = self.config.get("subcommand", "fit")
-        changed = short_name(self._given) if subcommand == "fit" else subcommand
-        words = [f"version_{number}", config.name or changed]
-        arguments.version = "-".join(filter(None, words))
+        """Name the run; one that goes on from a checkpoint keeps its network and its folder."""
+        settings, fits = self._settings, self._command == "fit"
+        logger = settings.trainer.logger
+        is_single = isinstance(logger, Namespace)
+        self._asked_version = logger.get("init_args.version") if is_single else None
+        name_run(settings, short_name(self._given) if fits else self._command)
+        if self._checkpoint and fits:
+            self._compare_network(self._checkpoint["hyper_parameters"])
+            go_on_in_folder_of(Path(settings.ckpt_path).resolve(), settings, self._logs)
 
     def _compare_network(self, then: dict[str, Any]) -> None:
         """Refuse to go on with another network than a checkpoint's."""
@@ -324,30 +271,13 @@ class GPALightningCLI(LightningCLI):
                     "the checkpoint's or start a new run"
                 )
 
-    def _go_on_in_folder_of(self, checkpoint: Path) -> None:
-        """Log where a checkpoint's run has logged, without what it had begun when it was killed."""
-        config, run = self._settings, checkpoint.parents[1]
-        logger = config.trainer.logger
-        versioned = isinstance(logger, Namespace) and "version" in logger.get("init_args", {})
-        if run.parent != self._logs.resolve() or not versioned:
-            return
-        if config.name and config.name not in run.name:
-            warn(f"--name {config.name} changes nothing: the run goes on in {run.name}")
-        logger.init_args.version = run.name
-        for unfinished in run.glob(f"**/{PREFIX}*"):
-            shutil.rmtree(unfinished)
-        kept = (config.checkpoint or {}).get("init_args", {})
-        own_folder = kept.get("dirpath", LOGS) is None
-        if checkpoint.stem == "last" and own_folder and "enable_version_counter" in kept:
-            kept.enable_version_counter = False  # the lost epoch's best is made again
-
     def instantiate_classes(self) -> None:
         """Build data, model and Trainer; what they refuse is a mistake in the flags."""
         try:
             super().instantiate_classes()
-            path = self._settings.get("ckpt_path")
-            if path not in (None, *LIGHTNINGS_WORDS):
-                self.datamodule.check_split(read_checkpoint(path)[DATA_KEY])
+            if self._checkpoint:
+                self.datamodule.check_split(self._checkpoint[DATA_KEY])
+                self._checkpoint = None  # Lightning reads it for itself
         except (DataError, CheckpointError):
             raise
         except (ArithmeticError, ValueError, TypeError) as error:
@@ -371,7 +301,7 @@ class GPALightningCLI(LightningCLI):
             elif trainer[switch] is False:
                 own[flag] = None
         first = own.pop("fast_training")
-        callbacks = [SecondInterrupt(), LastWord(), *filter(None, [first])]
+        callbacks = [SecondInterrupt(), DelayedKill(), *filter(None, [first])]
         callbacks += [*theirs, *filter(None, own.values())]
         trainer = super().instantiate_trainer(callbacks=callbacks, **kwargs)
         logger = self._settings.trainer.logger
@@ -382,37 +312,8 @@ class GPALightningCLI(LightningCLI):
         return trainer
 
 
-def _check_trainer(flags: Namespace) -> None:
-    for name in ("accumulate_grad_batches", "check_val_every_n_epoch", "val_check_interval"):
-        value = flags[name]
-        if value is not None and not isinstance(value, str) and not value > 0:
-            raise ArgumentError(None, f"--trainer.{name} must be above 0, but is {value}")
-    for name in ("gradient_clip_val", "log_every_n_steps", "min_epochs", "min_steps"):
-        if (flags[name] or 0) < 0:
-            raise ArgumentError(None, f"--trainer.{name} must not be negative, got {flags[name]}")
-    if flags.profiler == "xla" and not find_spec("torch_xla"):
-        raise ArgumentError(None, "--trainer.profiler xla needs torch_xla, which is not installed")
-    for name, words in (
-        ("accelerator", ["auto", "gpu", *AcceleratorRegistry.available_accelerators()]),
-        ("strategy", ["auto", *StrategyRegistry.available_strategies()]),
-    ):
-        word = flags[name]
-        if isinstance(word, str) and word.lower() not in words:
-            near = did_you_mean(word, words, listed=len(words) < 10)
-            raise ArgumentError(None, f"--{name} {word}: there is no such {name}{near}")
-    if isinstance(flags.strategy, str) and flags.strategy.startswith(STAY_IN_CHILDREN):
-        raise ArgumentError(
-            None,
-            f"--strategy {flags.strategy} leaves the trained network in processes of its own, and "
-            "none to be tested; --strategy ddp trains in as many processes",
-        )
-
-
 def main(args: Sequence[str] | None = None) -> int:
     """Run Lightning's own commands: ``fit``, ``validate``, ``test``.
-
-    Args:
-        args: The command line, without the program's name; by default that of the process.
 
     Returns:
         The exit code: 0, or 2 for a mistake that the user can mend.

@@ -10,7 +10,7 @@ import shlex
 import sys
 from argparse import ArgumentError, ArgumentParser
 from collections.abc import Mapping, Sequence
-from itertools import takewhile
+from itertools import islice, takewhile
 from pathlib import Path
 from typing import Any
 
@@ -27,20 +27,20 @@ from rich.table import Table
 
 import gpa_lightning
 from gpa_lightning.callbacks import LossCurves
-from gpa_lightning.commands.effects import LOGS
+from gpa_lightning.commands.finished_runs import read_runs
 from gpa_lightning.commands.mistakes import explain
-from gpa_lightning.commands.outcome import OUTCOME, outcome_of
-from gpa_lightning.commands.quiet import quieten_third_parties
-from gpa_lightning.commands.run_names import short_name
+from gpa_lightning.commands.outcome import OUTCOME, make_outcome
+from gpa_lightning.commands.run_names import short_name, unique_name
 from gpa_lightning.commands.study import run_and_keep
 from gpa_lightning.commands.summary import final_losses
 from gpa_lightning.commands.train import TrainCLI, fit_and_test
 from gpa_lightning.data.table import DataError
-from gpa_lightning.resuming.checkpoint import CheckpointError, read_checkpoint
+from gpa_lightning.quiet import quiet_data_module, quieten_third_parties
+from gpa_lightning.resuming.checkpoint import CheckpointError
 from gpa_lightning.studies.comparison import CURVES, Comparison
 from gpa_lightning.studies.runs import Outcome, Run, perform
 from gpa_lightning.studies.settings import OUTPUT as STUDIES
-from gpa_lightning.studies.settings import Jobs, Settings, without_advice
+from gpa_lightning.studies.settings import Jobs, Settings
 
 OUTPUT = STUDIES / "compare"
 FOR_ALL = ("seeds", "from", "output", "n_jobs", "dask")
@@ -60,7 +60,7 @@ class SettingCLI(TrainCLI):
         folder: Folder of the run, where there is to be one.
     """
 
-    beside = FOR_ALL
+    extra_flags = FOR_ALL
 
     def __init__(self, args: Sequence[str], folder: Path | None = None) -> None:
         self.folder = folder
@@ -102,28 +102,19 @@ class SettingCLI(TrainCLI):
 def run(
     settings: Settings, folder: Path, seed: int, config: dict[str, Any], table: str, code: str
 ) -> Outcome:
-    """Train once with a setting.
+    """Train once with the value of every flag, and return the outcome, or an ``error``.
 
-    Args:
-        settings: Settings of the study.
-        folder: Folder of the run.
-        seed: Seed of the split, the initial weights and the shuffling.
-        config: Value of every flag.
-        table: SHA-256 of the table that the comparison began with.
-        code: What names the code that it began with.
-
-    Returns:
-        The outcome, or an ``error``.
+    The SHA-256 of the table and a hash of the code tell apart runs that began with others.
     """
     quieten_third_parties()
     try:
         flags = ["--config", json.dumps(config), "--seed_everything", str(seed)]
-        with without_advice():
+        with quiet_data_module():
             cli = SettingCLI(flags, folder)
             if cli.datamodule.provenance.sha256 != table:
                 raise DataError(f"{cli.datamodule.provenance.location}: has changed meanwhile")
             fitted = fit_and_test(cli)
-            return outcome_of(cli, fitted, final_losses(cli.model, cli.datamodule))
+            return make_outcome(cli, fitted, final_losses(cli.model, cli.datamodule))
     except Exception as error:  # a callback of the user's can raise anything
         reason = " ".join(str(error).split()) or type(error).__name__
         return {"seed": seed, "error": f"failed: {reason}"}
@@ -131,9 +122,6 @@ def run(
 
 def main(args: Sequence[str] | None = None) -> int:
     """Run ``scripts/compare.py``.
-
-    Args:
-        args: Command line without the program's name; by default that of the process.
 
     Returns:
         The exit code: 0, 2 for a mistake that the user can mend, 130 if stopped by Ctrl-C.
@@ -153,7 +141,7 @@ def _main(args: Sequence[str]) -> int:
     if own.runs:
         if shared:
             raise ArgumentError(None, f"--from trains nothing, so it takes no {shared[0]}")
-        comparison = _read(own.runs)
+        comparison = read_runs(own.runs)
     else:
         how = {"seeds": own.seeds, "n_jobs": own.n_jobs, "dask": own.dask}
         comparison = compare(given, shared, output=own.output, **how)
@@ -213,7 +201,7 @@ def compare_parser() -> ArgumentParser:
 
 
 def _split(args: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Tell settings, each a string of flags, from the flags behind them.
+    """Separate settings, each a string of flags, from the flags behind them.
 
     Example:
         >>> _split(["", "--model.dropout 0.2", "--early_stopping=null", "--max_epochs", "3"])
@@ -256,57 +244,49 @@ def compare(
         ArgumentError: If a setting is none, or the same as another.
     """
     quieten_third_parties()
-    parsed: dict[str, tuple[dict[str, Any], str, str]] = {}
-    first: SettingCLI | None = None
-    for setting in settings:
-        try:
-            given = words(setting)
-            if of_all := [w for w in given if w.partition("=")[0] in map("--{}".format, FOR_ALL)]:
-                raise ArgumentError(None, f"{of_all[0]} is for all settings, and goes behind them")
-            if any(word.startswith("--seed_everything") for word in [*given, *flags]):
-                raise ArgumentError(None, "--seed_everything: --seeds gives the seeds")
-            cli = SettingCLI([*flags, *given, "--seed_everything", "0"])
-            config = yaml.safe_load(cli.parser.dump(cli.config, skip_unset=False))
-            provenance = cli.datamodule.provenance
-        except (
-            ArgumentError,
-            CheckpointError,
-            DataError,
-            MisconfigurationException,
-            ValueError,  # shlex's, of a quotation mark too few
-        ) as error:
-            raise ArgumentError(None, f'setting "{setting}": {error}') from error
-        config["data"].update(provenance.arguments)  # so that all runs get one table
-        same = [name for name, (other, *_) in parsed.items() if other == config]
-        if same:
-            raise ArgumentError(None, f'setting "{setting}": is the same as {same[0]}')
-        parsed[_unique(short_name(given) or "defaults", parsed)] = (
-            config,
-            provenance.sha256,
-            _code(config),
-        )
-        first = first or cli
-    if first is None:
+    if not settings:
         raise ArgumentError(None, "give settings: strings of flags")
+    configs: dict[str, dict[str, Any]] = {}
+    runs: list[Run] = []
+    first: dict[str, Any] = {}  # which data the first setting has
+    for setting in settings:
+        cli, config = _parse(setting, flags)
+        if same := [name for name, other in configs.items() if other == config]:
+            raise ArgumentError(None, f'setting "{setting}": is the same as {same[0]}')
+        data = cli.datamodule
+        name = unique_name(short_name(words(setting)) or "defaults", configs)
+        configs[name] = config
+        shared = {"config": config, "table": data.provenance.sha256, "code": _code(config)}
+        runs += [Run(f"{name}-seed-{s}", run, {"seed": s, **shared}) for s in range(seeds)]
+        first = first or {**data.provenance.arguments, "test_size": data.test_size}
     output = output.absolute()
-    data = {**first.datamodule.provenance.arguments, "test_size": first.datamodule.test_size}
-    study = Settings(data, seeds=range(seeds), output=output.parent, n_jobs=n_jobs, dask=dask)
-    runs = {
-        name: [
-            Run(
-                f"{name}-seed-{seed}",
-                run,
-                {"seed": seed, "config": config, "table": table, "code": code},
-            )
-            for seed in range(seeds)
-        ]
-        for name, (config, table, code) in parsed.items()
-    }
-    every = [each for part in runs.values() for each in part]
-    _forget_failures(every, study)
-    outcomes = iter(perform(output.name, every, study))
-    compared = {name: [next(outcomes) for _ in part] for name, part in runs.items()}
-    return Comparison(compared, dict(zip(parsed, settings, strict=True)))
+    study = Settings(first, seeds=range(seeds), output=output.parent, n_jobs=n_jobs, dask=dask)
+    _forget_failures(runs, study)
+    outcomes = iter(perform(output.name, runs, study))
+    compared = {name: list(islice(outcomes, seeds)) for name in configs}
+    return Comparison(compared, dict(zip(configs, settings, strict=True)))
+
+
+def _parse(setting: str, flags: Sequence[str]) -> tuple[SettingCLI, dict[str, Any]]:
+    """Parse a setting after the flags of all; return its command line, and every flag's value."""
+    try:
+        given = words(setting)
+        if of_all := [w for w in given if w.partition("=")[0] in map("--{}".format, FOR_ALL)]:
+            raise ArgumentError(None, f"{of_all[0]} is for all settings, and goes behind them")
+        if any(word.startswith("--seed_everything") for word in [*given, *flags]):
+            raise ArgumentError(None, "--seed_everything: --seeds gives the seeds")
+        cli = SettingCLI([*flags, *given, "--seed_everything", "0"])
+        config = yaml.safe_load(cli.parser.dump(cli.config, skip_unset=False))
+        config["data"].update(cli.datamodule.provenance.arguments)  # one table for all its runs
+    except (
+        ArgumentError,
+        CheckpointError,
+        DataError,
+        MisconfigurationException,
+        ValueError,  # shlex's, of a quotation mark too few
+    ) as error:
+        raise ArgumentError(None, f'setting "{setting}": {error}') from error
+    return cli, config
 
 
 def _forget_failures(runs: Sequence[Run], settings: Settings) -> None:
@@ -318,86 +298,10 @@ def _forget_failures(runs: Sequence[Run], settings: Settings) -> None:
 
 
 def _code(config: Mapping[str, Any]) -> str:
-    """Name the code that a setting trains with: this package's, and classes of the user's own."""
+    """Return a hash of the code of a setting: this package's, and classes of the user's."""
     paths = re.findall(r'"class_path": "([\w.]+)"', json.dumps(config))
     classes = [kind for path in paths for kind in getattr(pydoc.locate(path), "__mro__", ())]
     files = {getattr(sys.modules.get(kind.__module__), "__file__", None) for kind in classes}
     package = Path(gpa_lightning.__file__).parent
     sources = sorted({*package.rglob("*.py"), *(Path(file) for file in files if file)})
     return hashlib.sha256(b"".join(path.read_bytes() for path in sources)).hexdigest()
-
-
-def _unique(name: str, taken: Mapping[str, Any]) -> str:
-    """Number a name that there is already, in letters of whichever case.
-
-    Example:
-        >>> _unique("Mine", {"mine": 1, "other": 2})
-        'Mine-2'
-    """
-    lower = {each.lower() for each in taken}
-    number = 1
-    while (numbered := name if number == 1 else f"{name}-{number}").lower() in lower:
-        number += 1
-    return numbered
-
-
-def _read(folders: Sequence[Path]) -> Comparison:
-    """Read finished runs; those that differ in nothing but their seeds are one setting."""
-    outcomes = {folder: _outcome(folder) for folder in folders}
-    groups: dict[str, list[Path]] = {}
-    for folder in outcomes:
-        groups.setdefault(_setting(folder), []).append(folder)
-    named: dict[str, list[Path]] = {}
-    for group in groups.values():
-        seeds = {json.dumps([outcomes[f].get(k) for k in ("seed", "split_seed")]) for f in group}
-        # the same flags and seed twice: what differs is not in the flags
-        for part in [group] if len(seeds) == len(group) else [[folder] for folder in group]:
-            kept = re.sub(r"^version_\d+-?|-?seed_everything=\d+", "", part[0].name)
-            kept = re.sub(r"-seed-\d+-[0-9a-f]{16}$", "", kept)
-            named[_unique(kept if len(group) == len(part) and kept else part[0].name, named)] = part
-    return Comparison(
-        {name: [outcomes[folder] for folder in part] for name, part in named.items()},
-        {name: " ".join(map(str, part)) for name, part in named.items()},
-    )
-
-
-def _setting(folder: Path) -> str:
-    """Return what a run's flags were, but for the seed and its folder."""
-    try:
-        config = yaml.safe_load((folder / "config.yaml").read_text("utf-8"))
-        for name in ("seed_everything", "ckpt_path"):
-            config.pop(name, None)
-        config["data"]["seed"] = None
-        for name in ("logger", "default_root_dir"):
-            config["trainer"].pop(name, None)
-    except (OSError, yaml.YAMLError, TypeError, KeyError, AttributeError):
-        return str(folder)
-    return json.dumps(config, sort_keys=True)
-
-
-def _outcome(folder: Path) -> Outcome:
-    """Read what a run came to, or as much as it has left."""
-    if not folder.is_dir():
-        raise ArgumentError(
-            None, f"--from {folder}: no such folder; give those of runs, {LOGS}/..."
-        )
-    try:
-        outcome: Outcome = json.loads((folder / OUTCOME).read_text())
-        if isinstance(outcome, dict) and {"test_loss", "error"} & outcome.keys():
-            return outcome
-        raise ValueError("it holds no run's outcome")
-    except FileNotFoundError:
-        pass
-    except (OSError, ValueError) as error:
-        raise ArgumentError(None, f"--from {folder}: {OUTCOME} cannot be read: {error}") from error
-    last = sorted(folder.glob("checkpoints/last*.ckpt"), key=lambda path: path.stat().st_mtime_ns)
-    if not last:
-        raise ArgumentError(None, f"--from {folder}: holds no run with {OUTCOME} or a checkpoint")
-    checkpoint = read_checkpoint(last[-1])
-    curves = checkpoint["callbacks"].get("LossCurves", {})
-    return {
-        "error": f"never tested: it has no {OUTCOME}",
-        "epochs": checkpoint["epoch"] + 1,
-        "training_curve": curves.get("training", []),
-        "validation_curve": curves.get("validation", []),
-    }

@@ -13,19 +13,16 @@ from gpa_lightning.commands import export, predict
 from gpa_lightning.commands.arguments import SHORT_FLAGS
 from gpa_lightning.commands.compare import compare_parser
 from gpa_lightning.commands.program import COMMANDS, LIGHTNINGS
-from gpa_lightning.commands.quiet import quieten_third_parties
 from gpa_lightning.commands.refusal import refuse
 from gpa_lightning.commands.study import study_parser
 from gpa_lightning.commands.train import TrainCLI
+from gpa_lightning.quiet import quieten_third_parties
 
 Shell = Literal["bash", "fish", "zsh"]
 
 
 def main(args: Sequence[str] | None = None) -> int:
     """Run ``gpa-lightning completion``.
-
-    Args:
-        args: The command line, without the program's name; by default that of the process.
 
     Returns:
         The exit code: 0, or 2 for a mistake that the user can mend.
@@ -47,9 +44,6 @@ def main(args: Sequence[str] | None = None) -> int:
 
 def completion_script(shell: Shell) -> str:
     """Return a script that completes every command, and the flags of all but Lightning's.
-
-    Args:
-        shell: The shell that is to run it.
 
     Raises:
         ArgumentError: If shtab is not installed, which writes it.

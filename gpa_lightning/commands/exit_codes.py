@@ -1,4 +1,4 @@
-"""How a command line ends: its exit code, and one line where the user can mend something."""
+"""Exit codes of the command lines, and one line for each mistake that the user can mend."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 from torch import distributed
 
 from gpa_lightning.callbacks.divergence import DivergenceError
-from gpa_lightning.commands.mistakes import culprit, no_such_metric
-from gpa_lightning.commands.quiet import quieten_third_parties
+from gpa_lightning.commands.mistakes import failing_class, no_such_metric
 from gpa_lightning.commands.refusal import refuse
-from gpa_lightning.commands.signals import end_at_once
+from gpa_lightning.commands.signals import exit_at_once
 from gpa_lightning.data.table import DataError
+from gpa_lightning.quiet import quieten_third_parties
 from gpa_lightning.resuming.checkpoint import CheckpointError
 from gpa_lightning.resuming.whole_file import OutputError
 
@@ -40,7 +40,7 @@ _GOING_ON = "the same command with --ckpt_path last goes on from the end of the 
 
 
 def run(program: Callable[[Sequence[str]], object], args: Sequence[str] | None) -> int:
-    """Run a command line, and leave the group of processes that it may have joined."""
+    """Run a command line, by default the process's own, and return its exit code."""
     arguments = sys.argv[1:] if args is None else args
     quieten_third_parties()
     code = _exit_code(program, arguments)
@@ -93,7 +93,7 @@ def _exit_code(program: Callable[[Sequence[str]], object], arguments: Sequence[s
 
 
 def _is_lightnings_own(error: BaseException) -> bool:
-    """Tell whether Lightning has raised by itself, when no code of module or callback was running.
+    """Tell whether an error is Lightning's own, with no code of a module or callback running.
 
     If so, it was given flags that do not go together, lacks a package, or cannot do something.
     """
@@ -113,11 +113,11 @@ def _with_place(error: BaseException) -> str:
     """Say which callback, optimiser or schedule has failed, or else where."""
     *_, (frame, line) = traceback.walk_tb(error.__traceback__)
     place = f"{type(error).__name__} in {frame.f_globals['__name__']}, line {line}"
-    return f"{culprit(error) or place}: {error if str(error) else type(error).__name__}"
+    return f"{failing_class(error) or place}: {error if str(error) else type(error).__name__}"
 
 
 def _interrupted(by: signal.Signals) -> int:
-    signal.signal(signal.SIGINT, end_at_once)
+    signal.signal(signal.SIGINT, exit_at_once)
     print(f"interrupted by {by.name}; {_GOING_ON}", file=sys.stderr)  # noqa: T201
     return 128 + by
 

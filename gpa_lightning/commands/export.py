@@ -12,10 +12,8 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from gpa_lightning.commands.mistakes import parsed
-from gpa_lightning.commands.predict import file_parser, restore, trained_on
-from gpa_lightning.commands.quiet import quieten_third_parties
-from gpa_lightning.commands.refusal import refuse
+from gpa_lightning.commands.predict import file_parser, restore, run_file_command, trained_on
+from gpa_lightning.quiet import quieten_third_parties
 from gpa_lightning.resuming.checkpoint import CheckpointError
 from gpa_lightning.resuming.whole_file import OutputError, whole_file
 
@@ -37,20 +35,13 @@ EXAMPLE = """example:
 def main(args: Sequence[str] | None = None) -> int:
     """Run ``scripts/export.py``.
 
-    Args:
-        args: The command line, without the program's name; by default that of the process.
-
     Returns:
         The exit code: 0, or 2 for a mistake that the user can mend.
     """
     parser = file_parser(DESCRIPTION, EXAMPLE)
     parser.add_argument("--format", required=True, type=Format, help="also the output's suffix")
     quieten_third_parties()
-    try:
-        print(export_file(**parsed(parser, args)))  # noqa: T201
-    except (ArgumentError, CheckpointError, OutputError) as error:
-        return refuse(error)
-    return 0
+    return run_file_command(export_file, parser, args)
 
 
 def export_file(
@@ -97,7 +88,7 @@ def export_file(
 
 
 class FromRawScores(nn.Module):
-    """A network with its scaler in front, rounded where `standardised` rounds.
+    """A network with its scaler in front, rounded where `standardise` rounds.
 
     Args:
         network: Maps standardised scores ``(batch, in_features)`` to ``(batch, 1)``.

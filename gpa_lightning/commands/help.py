@@ -1,4 +1,8 @@
-"""``--help``: this project's flags, and those of Lightning's Trainer where they are asked for."""
+"""``--help``: this project's flags, and those of Lightning's Trainer where they are asked for.
+
+argparse has no public names for a parser's actions (`_actions`) nor for the action of ``--help``
+(`_HelpAction`, which jsonargparse knows as one that parses nothing); `TestHelp` notices a change.
+"""
 
 from __future__ import annotations
 
@@ -41,7 +45,7 @@ class GroupedHelp(_HelpAction):
         """Print the help, and end the program."""
         assert isinstance(parser, HelpfulParser)
         parser.group = str(values) if values else None
-        groups = {action.dest.partition(".")[0] for action in parser._actions}
+        groups = {flag.dest.partition(".")[0] for flag in parser.flags}
         if parser.group and parser.group not in groups:
             parser.error(f"--help {values}: no flag begins so{did_you_mean(str(values), groups)}")
         parser.print_help()
@@ -52,9 +56,9 @@ class HelpfulParser(LightningArgumentParser):
     """Lightning's parser, with a help of this project's flags that fits on a few screens.
 
     Attributes:
-        class_defaults: What the flags of a class are by default, by their names: the help of the
-            class says that, in the place of the class's own.
-        group: The name which the flags of the help begin with; None for this project's.
+        class_defaults: Defaults of classes' arguments, by flag, for the help of the class.
+        group: Name that the flags in the help begin with; None for this project's flags.
+        flags: All flags.
     """
 
     class_defaults: ClassVar[dict[str, Any]] = {}
@@ -64,30 +68,35 @@ class HelpfulParser(LightningArgumentParser):
         super().__init__(*args, **{"add_help": False, **kwargs})
         self.add_argument("-h", "--help", action=GroupedHelp)
 
+    @property
+    def flags(self) -> list[Action]:
+        """All flags."""
+        return self._actions
+
     def format_help(self, *args: Any) -> str:
         """Return the help, without what was not asked for."""
-        flags = {action.dest for action in self._actions}
-        defaults = {name: self.class_defaults[name] for name in flags & {*self.class_defaults}}
+        names = {flag.dest for flag in self.flags}
+        defaults = {name: self.class_defaults[name] for name in names & {*self.class_defaults}}
         self.set_defaults(defaults)
-        usage, texts = self.usage, {action: action.help for action in self._actions}
+        usage, texts = self.usage, {flag: flag.help for flag in self.flags}
         try:
-            if LIGHTNINGS in flags:
+            if LIGHTNINGS in names:
                 self.usage, self.epilog = "%(prog)s [flags]", _MORE
-                for action in self._actions:
-                    action.help = action.help if self._shows(action) else SUPPRESS
+                for flag in self.flags:
+                    flag.help = flag.help if self._shows(flag) else SUPPRESS
             text = super().format_help(*args)
         finally:
             self.usage = usage
-            for action, own in texts.items():
-                action.help = own
+            for flag, own in texts.items():
+                flag.help = own
         for short, long in SHORT_FLAGS.items():
             text = text.replace(f"\n  --{long} ", f"\n  --{short}, --{long} ")
         return text if self.group else _KNOWN_CLASSES.sub(")", text)
 
-    def _shows(self, action: Action) -> bool:
-        name = action.dest.partition(".")[0]
+    def _shows(self, flag: Action) -> bool:
+        name = flag.dest.partition(".")[0]
         if self.group is not None:
             return name == self.group
-        is_flag = any(each.startswith("-") for each in action.option_strings)
-        others = action.dest in _FILES or action.dest.endswith(".help")
+        is_flag = any(each.startswith("-") for each in flag.option_strings)
+        others = flag.dest in _FILES or flag.dest.endswith(".help")
         return is_flag and not others and name != LIGHTNINGS

@@ -1,4 +1,4 @@
-"""What is wrong with a command line, in one line: where it is, and the nearest right thing."""
+"""Mistakes in a command line, each explained in one line that names what may be meant."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pathlib import Path
 from jsonargparse import ArgumentParser as JsonParser
 from jsonargparse import Namespace
 
-from gpa_lightning.commands.arguments import SHORT_FLAGS, recipes
+from gpa_lightning.commands.arguments import SHORT_FLAGS, flag_values, recipes
 from gpa_lightning.commands.nearest import did_you_mean, nearest
 
 _BASES = (  # of the classes that flags name
@@ -41,16 +41,8 @@ _TYPES = {
 }
 
 
-def parsed(parser: JsonParser, args: Sequence[str] | None) -> Namespace:
-    """Parse a command line, and say in one line what is wrong with it.
-
-    Args:
-        parser: A parser of jsonargparse that does not end the program by itself.
-        args: The command line, without the program's name; by default that of the process.
-
-    Raises:
-        ArgumentError: If the parser refuses it.
-    """
+def parse(parser: JsonParser, args: Sequence[str] | None) -> Namespace:
+    """Parse a command line, by default the process's own; explain in one line what is wrong."""
     try:
         return parser.parse_args(args)
     except ArgumentError as error:
@@ -62,22 +54,22 @@ def explain(
     error: BaseException,
     parser: ArgumentParser,
     given: Sequence[str],
-    beside: Iterable[str] = (),
+    extra_flags: Iterable[str] = (),
 ) -> str:
-    """Say in one line what a parser has refused, or the making of what was parsed.
+    """Explain an error of parsing, or of making what was parsed, in one line.
 
     jsonargparse raises each error from the one that was its reason. Of a type that is one of
     several, the reason is that of the first, which is the one that was meant.
 
     Args:
-        error: What was raised.
-        parser: The parser.
+        error: The error.
+        parser: Parser of the command line.
         given: The command line as it was typed.
-        beside: Flags that the program takes out of the command line before the parser sees it.
+        extra_flags: Flags that the program takes out of it before the parser sees it.
     """
     message = str(error)
     if found := re.match(r"(?:unrecognized arguments|ambiguous option): (\S+)", message):
-        return _no_such_flag(found[1], parser, beside)
+        return _no_such_flag(found[1], parser, extra_flags)
     if found := re.match(r"the following arguments are required: (.*)", message):
         usage = parser.format_usage()
         needed = [f"--{key}" if f"--{key}" in usage else key for key in found[1].split(", ")]
@@ -100,12 +92,8 @@ def explain(
     return _wrong_value([*_causes(error)], given)
 
 
-def culprit(error: BaseException) -> str | None:
-    """Return the name of the callback's, optimiser's or schedule's class that an error came from.
-
-    Args:
-        error: What was raised.
-    """
+def failing_class(error: BaseException) -> str | None:
+    """Return the name of the callback's, optimiser's or schedule's class that raised an error."""
     name = None
     for frame, _ in traceback.walk_tb(error.__traceback__):
         owner = frame.f_locals.get("self")
@@ -115,11 +103,7 @@ def culprit(error: BaseException) -> str | None:
 
 
 def no_such_metric(error: BaseException) -> str | None:
-    """Say in one line that a metric which was to be watched is not logged, if that is the error.
-
-    Args:
-        error: What `EarlyStopping`, `ModelCheckpoint` or `ReduceLROnPlateau` has raised.
-    """
+    """Explain an error on a metric to be monitored that is not logged; None for any other error."""
     found = re.search(
         r"(\w+)(?: conditioned on metric |\(monitor=)[`']?(\w+)[`')]* (?:which is|could) not(.*)",
         str(error),
@@ -139,16 +123,16 @@ def _causes(error: BaseException | None) -> Iterator[BaseException]:
 
 
 def _keys(parser: ArgumentParser) -> list[str]:
-    """Return what flags and files can set, of the classes that are there by default, too."""
+    """Return the keys of flags and files, those of the default classes' arguments included."""
     keys: Iterable[str] = parser.get_defaults().keys()  # type: ignore[attr-defined]
     return [key.replace(".init_args.", ".").removesuffix(".class_path") for key in keys]
 
 
-def _no_such_flag(word: str, parser: ArgumentParser, beside: Iterable[str]) -> str:
+def _no_such_flag(word: str, parser: ArgumentParser, extra_flags: Iterable[str]) -> str:
     flag, equals, value = word.partition("=")
     keys = _keys(parser)
     short = [name for name, long in SHORT_FLAGS.items() if long in keys]
-    names = [*beside, *short, *keys, "help", *["print_config"] * ("config" in keys)]
+    names = [*extra_flags, *short, *keys, "help", *["print_config"] * ("config" in keys)]
     near = nearest(flag, names)
     if not flag.startswith("-"):
         hint = f"did you mean --{near}={value}?" if equals and near else "flags begin with --"
@@ -158,33 +142,26 @@ def _no_such_flag(word: str, parser: ArgumentParser, beside: Iterable[str]) -> s
     return f"there is no {flag}; {hint}"
 
 
-def _flags_and_values(given: Sequence[str]) -> Iterator[tuple[str, str]]:
-    """Yield each flag and its value, the last first."""
-    for word, following in reversed([*zip(given, [*given[1:], ""], strict=True)]):
-        flag, equals, value = word.partition("=")
-        yield flag.rstrip("+"), value if equals else following
-
-
 def _flag(key: str, given: Sequence[str]) -> str:
-    """Spell a key as it was given: as a flag, in its short form, or as a key in a file."""
-    flags = [flag for flag, _ in _flags_and_values(given)]
-    short = [f"--{name}" for name, long in SHORT_FLAGS.items() if long == key]
-    if f"--{key}" not in flags and set(short) & set(flags):
-        return short[0]
-    if any(flag.startswith("--") and f"--{key}.".startswith(f"{flag}.") for flag in flags):
+    """Return a key as the user wrote it: as a flag, in its short form, or as a key in a file."""
+    flags = [flag for flag, _ in flag_values(given)]
+    short = [name for name, long in SHORT_FLAGS.items() if long == key]
+    if key not in flags and set(short) & set(flags):
+        return f"--{short[0]}"
+    if any(f"{key}.".startswith(f"{flag}.") for flag in flags):
         return f"--{key}"
     file = _file(key, given)
     return f"--{key}" if file == "--config" else f"{file}: {key}"
 
 
 def _configurations(given: Sequence[str]) -> list[str]:
-    """Return the recipes and files that were given, but not what was written out in full."""
-    named = (value for flag, value in _flags_and_values(given) if flag in ("--config", "-c"))
-    return [value for value in named if "{" not in value]
+    """Return the recipes and files that were given, the last first, but no YAML in full."""
+    named = [value for flag, value in flag_values(given) if flag in ("config", "c")]
+    return [value for value in reversed(named) if "{" not in value]
 
 
 def _file(key: str, given: Sequence[str]) -> str:
-    """Name the file that has a key."""
+    """Return the configuration file that has a key, or else ``--config``."""
     for name in _configurations(given):
         path = Path(name)
         if path.is_file() and key.rpartition(".")[2] in path.read_text("utf-8", errors="replace"):
@@ -195,8 +172,6 @@ def _file(key: str, given: Sequence[str]) -> str:
 def _no_configuration(message: str, given: Sequence[str]) -> str:
     names = _configurations(given)
     for name in names:
-        if not name:
-            return "--config needs a value"
         if name not in recipes() and not Path(name).is_file():
             return (
                 f"--config {name}: there is no such recipe or file{did_you_mean(name, recipes())}"
@@ -221,7 +196,7 @@ def _wrong_value(causes: Sequence[BaseException], given: Sequence[str]) -> str:
             types = found[1]
     if not keys:  # it was parsed, and could not be made
         classes = re.findall(r"class_path='(?:[\w.]*\.)?(\w+)'", message)
-        maker = culprit(causes[-1]) or (classes[-1] if classes else None)
+        maker = failing_class(causes[-1]) or (classes[-1] if classes else None)
         if leaf.startswith(_OF_OTHER_TYPES):  # the reason is that of a later one
             reasons = re.findall(r"^ *- (?:Problem with .*:\s+)?(.*)", message, re.M)
             leaf = next((each for each in reasons if not each.startswith(_OF_OTHER_TYPES)), leaf)
@@ -230,8 +205,6 @@ def _wrong_value(causes: Sequence[BaseException], given: Sequence[str]) -> str:
     if found := re.match(r"Option '(\S+)' is not accepted", leaf):
         return _no_such_argument(flag, found[1], kind)
     if found := re.match(r"the following arguments are required: (.*)", leaf):
-        if _named(kind) in _bases():
-            return f"{flag} needs the name of a class: {flag} NAME"
         needed = " and ".join(f"{flag}.{each}" for each in found[1].split(", "))
         return f"{kind.rpartition('.')[2]} needs {needed}"
     value = _value(message, leaf)
@@ -254,7 +227,7 @@ def _wrong_value(causes: Sequence[BaseException], given: Sequence[str]) -> str:
 
 
 def _with_flag(reason: str, given: Sequence[str]) -> str:
-    """Put the flag into a refusal that begins with the name of an argument."""
+    """Replace the name of an argument, with which a message begins, by its flag."""
     name = reason.partition(" ")[0]
     long = SHORT_FLAGS.get(name)
     return f"{_flag(long, given)}{reason.removeprefix(name)}" if long else reason
@@ -270,18 +243,18 @@ def _value(message: str, leaf: str) -> str:
 
 
 def _named(path: str) -> object:
-    """Return the class that a path names, which jsonargparse has imported, or None."""
+    """Return the class of a dotted path, or None if it is not imported."""
     module, _, name = path.rpartition(".")
     return getattr(sys.modules.get(module), name, None)
 
 
 def _bases() -> tuple[type, ...]:
-    """Return those of the bases that have been imported: predicting takes no Lightning."""
+    """Return the base classes that are imported: predicting takes no Lightning."""
     return tuple(each for each in map(_named, _BASES) if isinstance(each, type))
 
 
 def _is_base(each: object) -> bool:
-    """Tell whether a type's subclasses are what a flag takes by name."""
+    """Tell whether a flag of this type takes the name of a subclass."""
     owner = each.__module__.partition(".")[0] if isinstance(each, type) else ""
     return owner in ("gpa_lightning", "lightning", "torch") and each is not _named("torch.Tensor")
 
@@ -331,7 +304,7 @@ def _no_such_class(flag: str, value: str, leaf: str, bases: Sequence[object], or
 
 
 def _place_in_users_module(error: BaseException, value: str) -> str | None:
-    """Say where the module that a class was to come from has failed."""
+    """Say where the user's module failed on import, from which a class was to come."""
     if isinstance(error, SyntaxError):
         return f"{Path(error.filename or '').name}, line {error.lineno}: {error.msg}"
     for frame, line in traceback.walk_tb(error.__traceback__):
@@ -349,7 +322,7 @@ def _another_type(flag: str, value: str, types: str, given: Sequence[str]) -> st
         return f"{flag} {value}: {types}"
     *others, last = dict.fromkeys(words)
     takes = f"{', '.join(others)} or {last}" if others else last
-    typed = next((each for name, each in _flags_and_values(given) if name == flag), value)
+    typed = {f"--{name}": each for name, each in flag_values(given)}.get(flag, value)
     if typed.startswith("[") and typed != value:
         return f"{flag} {typed}: {value} is not {takes}"
     near = nearest(value, choices)

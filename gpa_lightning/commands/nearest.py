@@ -9,14 +9,10 @@ LIKE_ENOUGH = 0.6  # what difflib itself takes for a close match
 
 
 def nearest(word: str, names: Iterable[str]) -> str | None:
-    """Return the name that is most like a word, if any is like it.
+    """Return the name that is most like a mistyped word, or None if none is like it.
 
     Capitals and kinds of dashes do not count. A word may also be the last part of a name, one of
     the words of that part (or of several, as "epoch" of "epochs"), or their first letters.
-
-    Args:
-        word: What was typed.
-        names: What there is.
 
     Example:
         >>> nearest("EarlyStoping", ["EarlyStopping", "ModelPruning"])
@@ -30,12 +26,9 @@ def nearest(word: str, names: Iterable[str]) -> str | None:
 
 
 def did_you_mean(word: str, names: Iterable[str], listed: bool = True) -> str:
-    """Say which name is nearest to a word, and which there are, as the end of a sentence.
+    """Return the end of a message on a mistyped word: the nearest name, and the list of names.
 
-    Args:
-        word: What was typed.
-        names: What there is.
-        listed: Whether all are listed even where one is near.
+    Without ``listed``, the list stands only where no name is near.
 
     Example:
         >>> did_you_mean("l3", ["l1", "l2"])

@@ -1,4 +1,4 @@
-"""``outcome.json``: what a run that has been tested came to, for comparing it with others."""
+"""``outcome.json``: the outcome of a run that has been tested, for comparing it with others."""
 
 from __future__ import annotations
 
@@ -7,22 +7,16 @@ from typing import Any
 
 from lightning.pytorch.cli import LightningCLI
 
-from gpa_lightning.commands.summary import FitReport
+from gpa_lightning.commands.fit_report import FitReport
 
 OUTCOME = "outcome.json"
 
 
-def outcome_of(cli: LightningCLI, fitted: FitReport, losses: dict[str, float]) -> dict[str, Any]:
-    """Return what JSON can hold of a run.
+def make_outcome(cli: LightningCLI, fitted: FitReport, losses: dict[str, float]) -> dict[str, Any]:
+    """Return the outcome of a run, as JSON can hold it.
 
-    Args:
-        cli: The command line that has fitted and tested.
-        fitted: How the fit went.
-        losses: The MSE on each set.
-
-    Returns:
-        The seed, the data and the split, the curves of the fit, and the losses of the weights that
-        were tested.
+    That is: the seed, the data and the split, the curves of the fit, and the ``losses`` on each set
+    of the weights that were tested.
     """
     data = cli.datamodule
     return {

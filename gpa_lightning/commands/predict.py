@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from argparse import ArgumentError, RawDescriptionHelpFormatter
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from inspect import signature
 from typing import Literal, NamedTuple
 
@@ -17,11 +17,11 @@ from jsonargparse import ArgumentParser
 from pyarrow import parquet
 from torch import Tensor, nn
 
-from gpa_lightning.commands.mistakes import parsed
+from gpa_lightning.commands.mistakes import parse
 from gpa_lightning.commands.refusal import refuse
 from gpa_lightning.data.loaders import EVALUATION_ROWS
 from gpa_lightning.data.sources import read_scores
-from gpa_lightning.data.split import standardised
+from gpa_lightning.data.split import standardise
 from gpa_lightning.data.table import Array, DataError, Provenance
 from gpa_lightning.network import FullyConnectedNetwork
 from gpa_lightning.resuming.checkpoint import DATA_KEY, CheckpointError, read_checkpoint
@@ -44,9 +44,6 @@ Accelerator = Literal["auto", "cpu", "gpu"]
 def main(args: Sequence[str] | None = None) -> int:
     """Run ``scripts/predict.py``.
 
-    Args:
-        args: The command line, without the program's name; by default that of the process.
-
     Returns:
         The exit code: 0, or 2 for a mistake that the user can mend.
     """
@@ -60,20 +57,11 @@ def main(args: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--accelerator", type=Accelerator, default="auto", help="auto takes a GPU if there is one"
     )
-    try:
-        print(predict_file(**parsed(parser, args)))  # noqa: T201
-    except (ArgumentError, CheckpointError, DataError, OutputError) as error:
-        return refuse(error)
-    return 0
+    return run_file_command(predict_file, parser, args)
 
 
 def file_parser(description: str, example: str) -> ArgumentParser:
-    """Return a parser for a command that makes one file from a checkpoint.
-
-    Args:
-        description: What the command does.
-        example: A command line.
-    """
+    """Return the parser of a command that makes one file from a checkpoint."""
     parser = ArgumentParser(
         description=description,
         epilog=example,
@@ -84,6 +72,17 @@ def file_parser(description: str, example: str) -> ArgumentParser:
     parser.add_argument("--output", required=True, type=str, help="the file to write")
     parser.add_argument("--overwrite", action="store_true", help="replace the output if it exists")
     return parser
+
+
+def run_file_command(
+    make_file: Callable[..., str], parser: ArgumentParser, args: Sequence[str] | None
+) -> int:
+    """Parse a command line, make the file, print what was written, and return the exit code."""
+    try:
+        print(make_file(**parse(parser, args)))  # noqa: T201
+    except (ArgumentError, CheckpointError, DataError, OutputError) as error:
+        return refuse(error)
+    return 0
 
 
 def predict_file(
@@ -148,7 +147,7 @@ def predict_file(
 
 
 def trained_on(provenance: Provenance) -> str:
-    """Say which data a checkpoint was trained on, loudly if there are no students in them."""
+    """Describe the data that a checkpoint was trained on, in capitals if they are synthetic."""
     data = f"{provenance.location!r}, {provenance.rows} rows"
     if provenance.kind == "synthetic":
         return f"SYNTHETIC DATA, NOT ON REAL STUDENTS: these GPAs mean nothing ({data})"
@@ -163,15 +162,15 @@ def _device(accelerator: Accelerator) -> torch.device:
 
 
 class Trained(NamedTuple):
-    """What a checkpoint holds that predicts.
+    """The parts of a checkpoint that predict.
 
     Attributes:
         network: Maps standardised scores ``(batch, in_features)`` to predictions ``(batch, 1)`` in
             the target's units; in evaluation mode and single precision.
         scaler: ``mean`` and ``scale`` of each score, float64 of shape ``(in_features,)``.
-        feature_names: The columns, in the network's order.
-        target_name: What is predicted.
-        provenance: Which data it was trained on.
+        feature_names: Names of the columns, in the network's order.
+        target_name: Name of the column that is predicted.
+        provenance: Data that it was trained on.
     """
 
     network: nn.Sequential
@@ -187,9 +186,6 @@ def restore(ckpt_path: str) -> Trained:
     No more of the regressor, since these need nothing but plain numbers: the hyperparameters of
     one from the command line also name code to import. And no data module, nor anything else of
     Lightning's, which takes longer to import than most tables to predict.
-
-    Args:
-        ckpt_path: A checkpoint that this project's training wrote.
 
     Raises:
         CheckpointError: If it cannot be read, lacks a part, or its parts do not belong together.
@@ -228,7 +224,7 @@ _ARGUMENTS = tuple(signature(FullyConnectedNetwork).parameters)
 def _predict(trained: Trained, features: Array) -> npt.NDArray[np.float32]:
     """Predict GPAs, shape ``(rows,)``, from raw scores ``(rows, in_features)``, in blocks."""
     with np.errstate(all="ignore"):  # what overflows is found in the predictions
-        x = torch.from_numpy(standardised(features, trained.scaler))
+        x = torch.from_numpy(standardise(features, trained.scaler))
     device = next(trained.network.parameters()).device
     blocks = [trained.network(block.to(device)).cpu() for block in torch.split(x, EVALUATION_ROWS)]
     gpas: npt.NDArray[np.float32] = torch.cat(blocks).squeeze(1).numpy()

@@ -29,9 +29,6 @@ LIGHTNINGS = {
 def main(args: Sequence[str] | None = None) -> int:
     """Run ``gpa-lightning``: the command that its first argument names.
 
-    Args:
-        args: The command line, without the program's name; by default that of the process.
-
     Returns:
         The command's exit code; 2 if there is no such command.
     """

@@ -1,4 +1,4 @@
-"""How every command line refuses what it was given: in one line, and with exit code 2."""
+"""Refusals of every command line: one line, and exit code 2."""
 
 from __future__ import annotations
 
@@ -6,13 +6,6 @@ import sys
 
 
 def refuse(reason: object) -> int:
-    """Print why, on standard error.
-
-    Args:
-        reason: An error or a text; its line breaks become spaces.
-
-    Returns:
-        The exit code for a mistake that the user can mend.
-    """
+    """Print an error or a text as one line on standard error, and return the exit code 2."""
     print("error:", " ".join(str(reason).split()), file=sys.stderr)  # noqa: T201
     return 2

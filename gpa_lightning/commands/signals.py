@@ -1,4 +1,8 @@
-"""Ctrl-C, SIGTERM, and processes that lose each other."""
+"""Ctrl-C, SIGTERM, and processes that lose each other.
+
+Lightning has no public names for its answer to a signal, nor for the thread that watches the
+processes: those with an underscore are its own. The tests of several processes notice a change.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +19,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 
 
 def answer_sigterm_without_waiting(trainer: Trainer) -> None:
-    """Have SIGTERM noted and passed on to the processes that this one has started, no more.
+    """Note SIGTERM and pass it on to the processes that this one has started, no more.
 
     Lightning's handler also broadcasts it, and so waits for the other processes in the middle of
     whatever they exchange, possibly for ever (since its pull request 20825). Its loop broadcasts
@@ -32,8 +36,8 @@ def answer_sigterm_without_waiting(trainer: Trainer) -> None:
     connector._sigterm_notifier_fn = note  # type: ignore[method-assign]
 
 
-def end_at_once(signal_number: int, frame: FrameType | None) -> None:
-    """End this process by a signal, without any of the work that is left to do."""
+def exit_at_once(signal_number: int, frame: FrameType | None) -> None:
+    """Exit with a signal's code, without any of the work that is left to do."""
     os._exit(128 + signal_number)
 
 
@@ -45,26 +49,26 @@ class SecondInterrupt(Callback):
     ) -> None:
         """Take the next Ctrl-C for an order to end at once."""
         if isinstance(exception, KeyboardInterrupt):
-            signal.signal(signal.SIGINT, end_at_once)
+            signal.signal(signal.SIGINT, exit_at_once)
 
 
-class LastWord(Callback):
-    """Lets a process that has lost another say so, before Lightning kills it for that.
+class DelayedKill(Callback):
+    """Delays Lightning's kill of a training that has lost a process, so that the others can say so.
 
     A thread of Lightning's looks every five seconds whether one of the processes that it started
-    has failed, and then kills all the others. Here it does so if they have not ended by then.
+    has failed, and then kills all the others. With this it waits, and kills those that are left.
     """
 
-    patience = 30  # seconds
+    delay = 30  # seconds
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Have Lightning wait before it kills."""
+        """Put a wait before the kill."""
         for thread in threading.enumerate():
             if isinstance(thread, _ChildProcessObserver) and stage == "fit":
                 thread._terminate_all = partial(  # type: ignore[method-assign]
-                    self._wait_and, thread._terminate_all
+                    self._kill_later, thread._terminate_all
                 )
 
-    def _wait_and(self, kill: Callable[[], None]) -> None:
-        time.sleep(self.patience)
+    def _kill_later(self, kill: Callable[[], None]) -> None:
+        time.sleep(self.delay)
         kill()

@@ -16,7 +16,7 @@ from rich.markup import escape
 
 from gpa_lightning import GPADataModule
 from gpa_lightning.callbacks.divergence import DivergenceError
-from gpa_lightning.commands.mistakes import parsed
+from gpa_lightning.commands.mistakes import parse
 from gpa_lightning.commands.refusal import refuse
 from gpa_lightning.data.table import DataError
 from gpa_lightning.resuming.checkpoint import CheckpointError
@@ -37,9 +37,6 @@ STOPPED = 130  # the shell's code for a program that Ctrl-C has ended
 def main(args: Sequence[str] | None = None) -> int:
     """Run ``scripts/study.py``.
 
-    Args:
-        args: Command line without the program's name; by default that of the process.
-
     Returns:
         The exit code: 0, 2 for a mistake that the user can mend, 130 if stopped by Ctrl-C.
     """
@@ -48,7 +45,7 @@ def main(args: Sequence[str] | None = None) -> int:
 
 def _main(args: Sequence[str] | None) -> int:
     console = Console(soft_wrap=True, highlight=False)
-    config = parsed(study_parser(), args)
+    config = parse(study_parser(), args)
     settings = Settings(
         config.data.as_dict(),
         config.accelerator,
@@ -74,13 +71,9 @@ def _main(args: Sequence[str] | None) -> int:
 
 
 def run_and_keep(program: Callable[[], int]) -> int:
-    """Run a program of which a second call goes on where the first was stopped.
+    """Run a program that can go on from where it was stopped, and return its exit code.
 
-    Args:
-        program: Returns the exit code.
-
-    Returns:
-        That, or 2 for a mistake that the user can mend, or 130 if stopped by Ctrl-C.
+    That is 2 for a mistake that the user can mend, and 130 if Ctrl-C has stopped it.
     """
     try:
         return program()

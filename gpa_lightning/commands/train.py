@@ -14,11 +14,12 @@ from lightning.pytorch.cli import LightningArgumentParser
 
 from gpa_lightning.commands.changes import changes
 from gpa_lightning.commands.cli import GPALightningCLI
-from gpa_lightning.commands.effects import warn
 from gpa_lightning.commands.exit_codes import run
+from gpa_lightning.commands.fit_report import FitReport
+from gpa_lightning.commands.flag_checks import warn
 from gpa_lightning.commands.nearest import did_you_mean
-from gpa_lightning.commands.outcome import OUTCOME, outcome_of
-from gpa_lightning.commands.summary import FitReport, final_losses, print_summary
+from gpa_lightning.commands.outcome import OUTCOME, make_outcome
+from gpa_lightning.commands.summary import final_losses, print_summary
 from gpa_lightning.resuming.whole_file import whole_file
 
 DESCRIPTION = "Train the network on the GPA data, test the best checkpoint, and print a summary."
@@ -41,9 +42,6 @@ class TrainCLI(GPALightningCLI):
 def train(args: Sequence[str] | None = None) -> int:
     """Run ``scripts/train.py``: fit, test the best checkpoint, print the summary.
 
-    Args:
-        args: The command line, without the program's name; by default that of the process.
-
     Returns:
         The exit code: 0, or 2 for a mistake that the user can mend.
     """
@@ -61,24 +59,17 @@ def _train(args: Sequence[str]) -> None:
         print_summary(fitted, losses, cli.model, cli.datamodule, changed)
         if fitted.log_dir:
             with whole_file(fitted.log_dir / OUTCOME, overwrite=True) as file:
-                file.write_text(json.dumps(outcome_of(cli, fitted, losses)))
+                file.write_text(json.dumps(make_outcome(cli, fitted, losses)))
 
 
 def fit_and_test(cli: TrainCLI) -> FitReport:
-    """Fit, and test the best checkpoint, whose weights the model is left with.
-
-    Args:
-        cli: A parsed command line.
-
-    Returns:
-        How the fit went.
-    """
+    """Fit, and test the best checkpoint, whose weights the model then has; report the fit."""
     trainer, model, data = cli.trainer, cli.model, cli.datamodule
     started = time.perf_counter()
     trainer.fit(model, datamodule=data, ckpt_path=cli.config.ckpt_path, weights_only=True)
     # noted before the test, which puts the callbacks back to where the best checkpoint left them
     fitted = FitReport.of(trainer, time.perf_counter() - started)
-    _warn_of_what_watched_nothing(trainer)
+    _warn_of_missing_metrics(trainer)
     if swa := next(
         (c for c in _callbacks(trainer) if isinstance(c, StochasticWeightAveraging)), None
     ):
@@ -94,7 +85,7 @@ def fit_and_test(cli: TrainCLI) -> FitReport:
     return fitted
 
 
-def _warn_of_what_watched_nothing(trainer: Trainer) -> None:
+def _warn_of_missing_metrics(trainer: Trainer) -> None:
     """Warn of callbacks whose metric a validation has not logged, if none has refused it."""
     metrics = trainer.callback_metrics
     if not any(name.startswith("val_") for name in metrics):
@@ -114,7 +105,7 @@ def _callbacks(trainer: Trainer) -> list[Callback]:
 def _with_averaged_weights(
     fitted: FitReport, cli: TrainCLI, averaging: StochasticWeightAveraging
 ) -> FitReport:
-    """Keep and evaluate the average that the model is left with, which no checkpoint has.
+    """Save and evaluate the averaged weights of the model, which no checkpoint has.
 
     The best checkpoint is one from before: Lightning averages when the last epoch is over.
     """

@@ -1,4 +1,4 @@
-"""What a network's test loss is compared with: predicting the mean, and linear regression."""
+"""Baselines for a network's test loss: predicting the mean, and linear regression."""
 
 from __future__ import annotations
 

@@ -2,7 +2,6 @@
 
 import logging
 import os
-import shlex
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -16,8 +15,14 @@ from lightning.pytorch.callbacks import BatchSizeFinder
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from gpa_lightning.data.compatibility import (
+    compare_columns,
+    compare_processes,
+    compare_training,
+    resolve_split,
+)
 from gpa_lightning.data.loaders import EVALUATION_ROWS, BatchSampler, TableDataset, table_loader
-from gpa_lightning.data.split import MeanAndScale, Split, blocks, fit_scaler, standardised
+from gpa_lightning.data.split import MeanAndScale, Split, blocks, fit_scaler, standardise
 from gpa_lightning.data.table import (
     FEATURES,
     TARGET,
@@ -27,8 +32,6 @@ from gpa_lightning.data.table import (
     Selection,
     Source,
     Table,
-    listed,
-    quoted,
 )
 from gpa_lightning.resuming.checkpoint import stamp
 from gpa_lightning.target_units import TargetUnits
@@ -41,7 +44,7 @@ log = logging.getLogger(__name__)
 
 
 BATCHES_AT_LEAST = 32
-"""Batches of an epoch, where their size is left to the table's."""
+"""Number of batches of an epoch that ``batch_size="auto"`` keeps to, on a small table."""
 
 SetName = Literal["training", "validation", "test"]
 
@@ -79,17 +82,13 @@ class GPADataModule(LightningDataModule):
         drop: Names of columns to leave out: neither features nor target.
         standardise_target: Whether the network learns the target standardised, which is undone in
             losses and predictions. By default for any target but the course's GPA.
-        missing: What is done with rows that lack a value: ``refuse`` the table, or ``drop`` them.
+        missing: Treatment of rows that lack a value: ``refuse`` the table, or ``drop`` the rows.
 
     Raises:
         DataError: If the table is not to be had, not valid, or too short for the split.
 
     Attributes:
-        in_features: Number of feature columns.
-        feature_names: Their names, in the network's order.
-        target_name: Name of the column that is predicted.
-        provenance: Which data these are.
-        most_rows: Number of rows to sample of a larger table, in memory; None takes all of them.
+        max_rows: Number of rows that are sampled from a larger table; None for all of them.
 
     Example:
         >>> data = GPADataModule(source="synthetic")
@@ -99,7 +98,7 @@ class GPADataModule(LightningDataModule):
         (torch.Size([100, 9]), torch.Size([100, 1]), {'training': 27713, 'validation': 6929, 'test': 8661})
     """  # noqa: E501 - the example's output
 
-    most_rows: int | None = None
+    max_rows: int | None = None
 
     def __init__(
         self,
@@ -134,7 +133,7 @@ class GPADataModule(LightningDataModule):
         names = (drop,) if isinstance(drop, str) else tuple(drop or ())
         self._selection = Selection(target, names, missing)
         self.batch_size = batch_size
-        self._asked_for = {"test_size": test_size, "val_size": val_size, "seed": seed}
+        self._given_split = {"test_size": test_size, "val_size": val_size, "seed": seed}
         self.test_size = 0.2 if test_size is None else test_size
         self.val_size = 0.2 if val_size is None else val_size
         self.seed = int(os.environ.get("PL_GLOBAL_SEED", "0")) if seed is None else seed
@@ -158,32 +157,28 @@ class GPADataModule(LightningDataModule):
             return
         table = self._load()
         if not isinstance(table, Table):
-            self._map(table)
+            self._standardise_streamed(table)
             return
         # refused here if too short, before the run has a folder
         self._split.sizes(len(table.target), table.provenance.location)
-        if table.provenance.kind == "file" and self._processes_here > 1:
-            self._table = shared = self._streamed(table.provenance.location)
-            shared.mapped(self.cache_dir, self._split, self._scaler, table)
+        beside_others = self.trainer and self.trainer.world_size > self.trainer.num_nodes
+        if table.provenance.kind == "file" and beside_others:
+            self._table = shared = self._stream(table.provenance.location)
+            shared.standardise(self.cache_dir, self._split, self._scaler, table)
         elif self.cache_dir is not None:
-            self._say(
+            self._warn(
                 "--data.cache_dir %s changes nothing: the table is taken into memory; "
                 "--data.in_memory false streams it by way of that folder",
                 self.cache_dir,
             )
 
-    @property
-    def _processes_here(self) -> int:
-        """Number of processes on this machine."""
-        return self.trainer.world_size // self.trainer.num_nodes if self.trainer else 1
-
-    def _streamed(self, location: str) -> "StreamedTable":
+    def _stream(self, location: str) -> "StreamedTable":
         from gpa_lightning.data.streaming import StreamedTable
 
         return StreamedTable(Path(location), location, self._selection)
 
-    def _map(self, table: "StreamedTable") -> "MappedTable":
-        return table.mapped(self.cache_dir, self._split, self._scaler)
+    def _standardise_streamed(self, table: "StreamedTable") -> "MappedTable":
+        return table.standardise(self.cache_dir, self._split, self._scaler)
 
     def _load(self) -> "Table | StreamedTable":
         if self._table is None:
@@ -207,11 +202,12 @@ class GPADataModule(LightningDataModule):
                 )
             return None
         in_memory = self.in_memory
-        if _is_beside_another():
-            in_memory = False  # `prepare_data` of the other shares the rows
+        rank = os.environ.get("LOCAL_RANK", os.environ.get("SLURM_LOCALID", "0"))
+        if rank != "0":
+            in_memory = False  # `prepare_data` of the machine's first process shares the rows
         elif in_memory is None:
             in_memory = fits_into_memory(Path(location), location)
-        return None if in_memory else self._streamed(location)
+        return None if in_memory else self._stream(location)
 
     @property
     def feature_names(self) -> tuple[str, ...]:
@@ -230,13 +226,13 @@ class GPADataModule(LightningDataModule):
 
     @property
     def provenance(self) -> Provenance:
-        """Which data these are."""
+        """Name, size and SHA-256 of the table."""
         if self._provenance is None:
             table = self._load()
             if isinstance(table, Table):
                 self._provenance = table.provenance
             else:
-                self._provenance = self._map(table).provenance
+                self._provenance = self._standardise_streamed(table).provenance
         return self._provenance
 
     @property
@@ -254,45 +250,45 @@ class GPADataModule(LightningDataModule):
         self._check_network()
         self._check_finder()
         if not self._sets:
-            self._cut_sets()
+            self._make_sets()
         if stage == "fit" and self.trainer is not None:
-            self._settle_target_units(self.trainer.lightning_module)
+            self._set_target_units(self.trainer.lightning_module)
 
-    def _settle_target_units(self, module: LightningModule) -> None:
-        """Let a module that has target units take them; any other gets the target as it is."""
+    def _set_target_units(self, module: LightningModule) -> None:
+        """Give a module with `TargetUnits` those of the target; any other learns it as it is."""
         own = getattr(module, "target_units", None)
         if isinstance(own, TargetUnits):
-            units = self._target_units if self._standardises else None
-            own.settle(units, like=next(module.parameters()))
+            units = self._target_units if self._standardises_target else None
+            own.set_once(units, like=next(module.parameters()))
 
     @property
-    def _standardises(self) -> bool:
+    def _standardises_target(self) -> bool:
         """Whether the target is learnt in units of the training rows."""
         if self.standardise_target is not None:
             return self.standardise_target
         return self.target_name != TARGET or not set(self.feature_names) <= {*FEATURES}
 
-    def _cut_sets(self) -> None:
+    def _make_sets(self) -> None:
         """Split and standardise the table."""
         table, self._table = self._load(), None
         if isinstance(table, Table):
-            table = table.sample(self.most_rows)
+            table = table.sample(self.max_rows)
             self._provenance = table.provenance
             self._compare_processes()
-            x, y, training, validation = self._standardised(table)
+            x, y, training, validation = self._standardise_table(table)
 
             def dataset(rows: slice) -> TableDataset:
                 return TableDataset(x[rows], y[rows])
-        elif self.most_rows is not None:
+        elif self.max_rows is not None:
             raise DataError(
                 f"{table.location}: is streamed; a sample of its rows needs it in memory"
             )
         else:
-            mapped = self._map(table)
-            _, self._provenance, training, validation, self._scaler, units = mapped
-            self._target_units = units
+            mapped = self._standardise_streamed(table)
+            training, validation, dataset = mapped.training, mapped.validation, mapped.dataset
+            self._provenance, self._scaler = mapped.provenance, mapped.scaler
+            self._target_units = mapped.target_units
             self._compare_processes()
-            dataset = mapped.dataset
 
         self._sets = {"training": dataset(slice(training))}
         test = dataset(slice(training + validation, None))
@@ -300,7 +296,7 @@ class GPADataModule(LightningDataModule):
             self._sets["validation"] = dataset(slice(training, training + validation))
         else:
             self._sets["validation"] = test
-            self._say(
+            self._warn(
                 "The test set doubles as the validation set (--data.val_size 0), as in the "
                 "lecture: a test loss that guided the training flatters it."
             )
@@ -329,31 +325,18 @@ class GPADataModule(LightningDataModule):
         return self.trainer.world_size if self.trainer else 1
 
     def _compare_processes(self) -> None:
-        """Make sure that all processes have the same table and split it alike.
-
-        Raises:
-            DataError: If not.
-        """
+        """Make sure that all processes have the same table and split it alike."""
         mine = asdict(self.provenance) | self._split_settings()
         everyone = [mine] * self._processes
         if len(everyone) > 1:
             torch.distributed.all_gather_object(everyone, mine)
-        first = everyone[0]
-        for rank, other in enumerate(everyone):
-            for name in ("sha256", *self._split_settings()):
-                if other[name] != first[name]:
-                    places = [f"{each['kind']}: {each['location']}" for each in (first, other)]
-                    what = f"the table ({'; '.join(places)})" if name == "sha256" else name
-                    raise DataError(
-                        f"process {rank} differs from process 0 in {what}; give all processes "
-                        "the same flags, and the same table with --data.path FILE"
-                    )
+        compare_processes(everyone, ["sha256", *self._split_settings()])
 
     @property
     def _split(self) -> Split:
         return Split(self.test_size, self.val_size, self.seed)
 
-    def _standardised(self, table: Table) -> tuple[Tensor, Tensor, int, int]:
+    def _standardise_table(self, table: Table) -> tuple[Tensor, Tensor, int, int]:
         """Return features and target in the order of the split, and the sizes of its sets."""
         order, training, validation = self._split.draw(len(table.target), table.provenance.location)
         parts = (order[:training][block] for block in blocks(training))
@@ -365,20 +348,20 @@ class GPADataModule(LightningDataModule):
         y = torch.empty(len(order), 1)
         for block in blocks(len(order)):
             rows = order[block]
-            x.numpy()[block] = standardised(table.features[rows], self._scaler)
+            x.numpy()[block] = standardise(table.features[rows], self._scaler)
             y.numpy()[block, 0] = table.target[rows]
         return x, y, training, validation
 
     def standardise(self, features: npt.NDArray[np.float64]) -> Tensor:
-        """Put raw scores into the network's units.
+        """Standardise raw scores by the training rows' mean and deviation.
 
         Args:
             features: Shape ``(rows, in_features)``, columns in the order of `feature_names`.
 
         Returns:
-            float32 of the same shape: zero mean and unit deviation over the training rows.
+            Standardised features, float32 of the same shape.
         """
-        return torch.from_numpy(standardised(features, self._scaler))
+        return torch.from_numpy(standardise(features, self._scaler))
 
     def dataset(self, name: SetName) -> TableDataset:
         """Return a set: features ``(rows, in_features)`` and target ``(rows, 1)``, float32."""
@@ -390,29 +373,27 @@ class GPADataModule(LightningDataModule):
 
     @property
     def batch_rows(self) -> int | None:
-        """Rows of a training batch; None for all."""
+        """Number of rows of a training batch; None for all."""
         if self.batch_size == "auto":
             training, _ = self._split.sizes(self.provenance.rows, self.provenance.location)
             return max(1, min(100, training // BATCHES_AT_LEAST))
         return None if self.batch_size == "full" else self.batch_size
 
     def val_dataloader(self) -> DataLoader[Any]:
-        """Return the validation set's batches."""
-        return self.evaluation_dataloader("validation")
+        """Return the validation set's batches: large, in order, each row once."""
+        return self._loader("validation")
 
     def test_dataloader(self) -> DataLoader[Any]:
-        """Return the test set's batches."""
-        return self.evaluation_dataloader("test")
+        """Return the test set's batches, likewise."""
+        return self._loader("test")
 
     def predict_dataloader(self) -> DataLoader[Any]:
-        """Return the test set's batches."""
-        return self.evaluation_dataloader("test")
+        """Return the test set's batches, likewise."""
+        return self._loader("test")
 
-    def evaluation_dataloader(self, name: SetName) -> DataLoader[Any]:
-        """Return the batches of any set as for evaluation: large, in order, each row once."""
-        return self._loader(name, EVALUATION_ROWS, shuffle=False)
-
-    def _loader(self, name: SetName, batch_size: int | None, shuffle: bool) -> DataLoader[Any]:
+    def _loader(
+        self, name: SetName, batch_size: int | None = EVALUATION_ROWS, shuffle: bool = False
+    ) -> DataLoader[Any]:
         dataset, trainer = self._sets[name], self.trainer
         sampler = BatchSampler(
             dataset,
@@ -428,13 +409,13 @@ class GPADataModule(LightningDataModule):
         return table_loader(dataset, sampler, self.num_workers, device)
 
     def state_dict(self) -> dict[str, Any]:
-        """Return what a checkpoint needs to predict from raw scores, and what it stands on."""
+        """Return the scaler, the columns, the split and the provenance, for a checkpoint."""
         state = {
             "feature_names": list(self.feature_names),
             "target_name": self.target_name,
             "provenance": asdict(self.provenance),
             "split": self._split_settings(),
-            "standardised_target": self._standardises,
+            "standardised_target": self._standardises_target,
             **self._scaler,
         }
         stamp(state)
@@ -456,86 +437,52 @@ class GPADataModule(LightningDataModule):
                 if the table or the batch size is not the checkpoint's.
         """
         provenance = Provenance(**state_dict["provenance"])
-        another = bool(self._sets) and provenance.sha256 != self.provenance.sha256
-        self._take_over_split(
-            self._agreed_split(state_dict, self.provenance if self._sets else provenance)
-        )
         scaler = {name: state_dict[name] for name in ("mean", "scale")}
-        if self._sets:
-            self._compare_columns(state_dict)
-        if self._sets and self.trainer is not None and self.trainer.training:
-            now = {"data": self.provenance.sha256, **self._split_settings()}
-            then = {"data": provenance.sha256, **state_dict["split"]}
-            if Path(self.trainer.ckpt_path or "").name.startswith(".scale_batch_size_"):
-                del now["batch_size"]  # Lightning's finder puts back what its trials have changed
-            if self.standardise_target is not None:
-                now["standardise_target"] = self.standardise_target
-            then["standardise_target"] = before = state_dict.get("standardised_target", False)
-            self.standardise_target = before  # of an earlier version, it was learnt as it is
-            for name in ("data", "batch_size", "standardise_target"):
-                if name in now and now[name] != then[name]:
-                    together = name == "batch_size" and self._processes > 1
-                    raise DataError(
-                        f"cannot resume: --data.{name} is {now[name]}"
-                        f"{' on all processes together' if together else ''}, but the checkpoint "
-                        f"was trained with {then[name]}; use the checkpoint's or start a new run"
-                    )
-        elif self._sets:
-            if another:
-                self._say(
+        if not self._sets:
+            self._take_over_split(self._resolve_split(state_dict, provenance))
+            self._feature_names = tuple(state_dict["feature_names"])
+            self._target_name = state_dict["target_name"]
+            self._provenance, self._scaler = provenance, scaler
+            return
+        is_another_table = provenance.sha256 != self.provenance.sha256
+        self._take_over_split(self._resolve_split(state_dict, self.provenance))
+        self._compare_columns(state_dict)
+        if self.trainer is not None and self.trainer.training:
+            self._compare_training(state_dict, str(self.trainer.ckpt_path or ""))
+        else:
+            if is_another_table:
+                self._warn(
                     "%s is not the table that the checkpoint was trained on: whether it holds rows "
                     "of that is not known.",
                     self.provenance.location,
                 )
             self._restandardise(scaler)
-        else:
-            self._feature_names = tuple(state_dict["feature_names"])
-            self._target_name = state_dict["target_name"]
-            self._provenance = provenance
         self._scaler = scaler
 
-    def _compare_columns(self, state_dict: dict[str, Any]) -> None:
-        """Refuse other features than a checkpoint's, and on its own table another target."""
-        names, target = tuple(state_dict["feature_names"]), state_dict["target_name"]
-        if names != self.feature_names:
-            raise DataError(
-                f"{self.provenance.location}: has the feature columns "
-                f"{listed(self.feature_names)}, but the checkpoint was trained on {listed(names)}"
-                "; see --data.target and --data.drop"
-            )
-        same = self.provenance.sha256 == state_dict["provenance"]["sha256"]
-        if same and target != self.target_name:
-            raise DataError(
-                f"{self.provenance.location}: the target is {quoted(self.target_name)}, but the "
-                f"checkpoint was trained to predict {quoted(target)}; give --data.target "
-                f"{shlex.quote(target)}"
-            )
+    def _compare_training(self, state_dict: dict[str, Any], ckpt_path: str) -> None:
+        now = {"data": self.provenance.sha256, **self._split_settings()}
+        then = {"data": state_dict["provenance"]["sha256"], **state_dict["split"]}
+        if Path(ckpt_path).name.startswith(".scale_batch_size_"):
+            del now["batch_size"]  # Lightning's finder puts back what its trials have changed
+        if self.standardise_target is not None:
+            now["standardise_target"] = self.standardise_target
+        then["standardise_target"] = before = state_dict.get("standardised_target", False)
+        self.standardise_target = before  # in an earlier version, no target was standardised
+        compare_training(now, then, self._processes)
 
-    def _say(self, message: str, *values: object) -> None:
-        """Warn once, of however many processes."""
+    def _compare_columns(self, state_dict: dict[str, Any]) -> None:
+        compare_columns(state_dict, self.provenance, self.feature_names, self.target_name)
+
+    def _warn(self, message: str, *values: object) -> None:
+        """Log a warning on the first process."""
         if self.trainer is None or self.trainer.is_global_zero:
             log.warning(message, *values)
 
-    def _agreed_split(self, state_dict: dict[str, Any], table: Provenance) -> Split:
-        """Return a checkpoint's split; of another table, what is asked for goes before it.
-
-        Raises:
-            DataError: If another split of the same table is asked for.
-        """
-        theirs = {name: state_dict["split"][name] for name in self._asked_for}
-        for name, value in self._asked_for.items():
-            if value is not None and table.sha256 != state_dict["provenance"]["sha256"]:
-                theirs[name] = value
-            elif value is not None and value != theirs[name]:
-                raise DataError(
-                    f"--data.{name} is {value}, but the checkpoint was trained with "
-                    f"{theirs[name]}: on another split it would be tested on rows that it was "
-                    "trained on; leave the flag out, or give the checkpoint's"
-                )
-        return Split(**theirs)
+    def _resolve_split(self, state_dict: dict[str, Any], table: Provenance) -> Split:
+        return resolve_split(state_dict, table, self._given_split)
 
     def check_split(self, state_dict: dict[str, Any]) -> None:
-        """Refuse what `load_state_dict` would, before a run has a folder, of a table in memory.
+        """Refuse a table in memory that `load_state_dict` would refuse, before a run has a folder.
 
         Args:
             state_dict: The data module's part of a checkpoint.
@@ -545,12 +492,12 @@ class GPADataModule(LightningDataModule):
         """
         if isinstance(self._table, Table):
             self._compare_columns(state_dict)
-            self._agreed_split(state_dict, self._table.provenance)
+            self._resolve_split(state_dict, self._table.provenance)
 
     def _take_over_split(self, split: Split) -> None:
         if split == self._split:
             return
-        self._say("The split is the checkpoint's: %s.", split)
+        self._warn("The split is the checkpoint's: %s.", split)
         self.test_size, self.val_size, self.seed = split.test_size, split.val_size, split.seed
         self.hparams.update(asdict(split))
         if self._sets:
@@ -565,8 +512,3 @@ class GPADataModule(LightningDataModule):
             return
         for data in set(self._sets.values()):  # the test set may double as the validation set
             data.rescale(factor.float(), shift.float())
-
-
-def _is_beside_another() -> bool:
-    """Tell whether this is not the first process of a machine's, from what its launcher says."""
-    return os.environ.get("LOCAL_RANK", os.environ.get("SLURM_LOCALID", "0")) != "0"

@@ -1,4 +1,4 @@
-"""Whatever goes wrong with a table's file, in one line."""
+"""Errors of reading a table's file, each as one line."""
 
 from __future__ import annotations
 
@@ -13,12 +13,8 @@ from gpa_lightning.data.table import DataError
 
 
 @contextmanager
-def explained(location: str) -> Iterator[None]:
-    """Turn whatever goes wrong with a table's file into a DataError.
-
-    Args:
-        location: What messages call the file.
-    """
+def explain_errors(location: str) -> Iterator[None]:
+    """Turn any error of reading a table's file into a DataError that names its location."""
     try:
         yield
     except FileNotFoundError:

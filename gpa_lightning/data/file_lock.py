@@ -1,4 +1,4 @@
-"""One process at a time writes to a folder."""
+"""A lock on a folder, so that one process at a time writes to it."""
 
 import logging
 from collections.abc import Iterator
@@ -11,28 +11,22 @@ log = logging.getLogger(__name__)
 
 
 @contextmanager
-def file_lock(folder: Path) -> Iterator[bool]:
-    """Let no other process that asks write to a folder, which is made if need be, meanwhile.
+def file_lock(folder: Path) -> Iterator[None]:
+    """Hold the lock of a folder, and wait for it if another process does.
 
-    Args:
-        folder: The folder. The lock is a hidden file in it.
-
-    Yields:
-        Whether another process had to be waited for.
+    The folder is made if it is missing; the lock is a hidden file in it.
 
     Raises:
         OSError: If the folder cannot be written.
     """
     folder.mkdir(parents=True, exist_ok=True)
     lock = FileLock(folder / ".lock")
-    waited = False
     try:
         lock.acquire(timeout=0)
     except Timeout:
         log.warning("%s: waiting for another process that writes there", folder)
         lock.acquire()
-        waited = True
     try:
-        yield waited
+        yield
     finally:
         lock.release()

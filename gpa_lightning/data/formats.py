@@ -19,9 +19,9 @@ import pandas as pd
 import pyarrow as pa
 
 from gpa_lightning.data.csv_file import CsvFile
-from gpa_lightning.data.file_errors import explained
+from gpa_lightning.data.file_errors import explain_errors
 from gpa_lightning.data.parquet_files import ParquetFile, ParquetFolder
-from gpa_lightning.data.table import DataError, listed
+from gpa_lightning.data.table import DataError, list_names
 
 TableFile: TypeAlias = CsvFile | ParquetFile | ParquetFolder
 
@@ -31,14 +31,9 @@ log = logging.getLogger(__name__)
 
 
 @contextmanager
-def opened(file: Path, location: str) -> Iterator[TableFile]:
-    """Open a file or a folder of Parquet files, and turn what goes wrong with it into a DataError.
-
-    Args:
-        file: The file or folder.
-        location: What messages call it.
-    """
-    with explained(location):
+def open_table(file: Path, location: str) -> Iterator[TableFile]:
+    """Open a file, or a folder of Parquet files; errors of reading it become a DataError."""
+    with explain_errors(location):
         mode = file.stat().st_mode
         if stat.S_ISDIR(mode):
             yield ParquetFolder(file, location)
@@ -46,17 +41,17 @@ def opened(file: Path, location: str) -> Iterator[TableFile]:
             raise DataError(f"{location}: is not a regular file")
         else:
             with file.open("rb") as handle:
-                yield _opened(handle, location, file.name.lower())
+                yield _open_by_name(handle, location, file.name.lower())
     pa.default_memory_pool().release_unused()  # it keeps the largest row group's otherwise
 
 
-def tell_remarks(table: TableFile, location: str) -> None:
-    """Warn of how a table is read, where that could be otherwise."""
+def warn_of_remarks(table: TableFile, location: str) -> None:
+    """Log what a reader has found out about its table by guessing."""
     for remark in table.remarks:
         log.warning("%s: %s", location, remark)
 
 
-def _opened(handle: IO[bytes], location: str, name: str) -> CsvFile | ParquetFile:
+def _open_by_name(handle: IO[bytes], location: str, name: str) -> CsvFile | ParquetFile:
     packed = name.endswith(".gz")
     if name.endswith(".parquet"):
         return ParquetFile(handle, location)
@@ -70,22 +65,18 @@ def _opened(handle: IO[bytes], location: str, name: str) -> CsvFile | ParquetFil
 
 
 @contextmanager
-def opened_input(location: str) -> Iterator[TableFile]:
-    """Open a table as `opened` does, or the CSV or Parquet that comes by standard input for ``-``.
-
-    Args:
-        location: The path, which messages call it by.
-    """
+def open_input(location: str) -> Iterator[TableFile]:
+    """Open a table as `open_table` does, or for ``-`` the CSV or Parquet of standard input."""
     if location != STANDARD_INPUT:
-        with opened(Path(location), location) as table:
+        with open_table(Path(location), location) as table:
             yield table
         return
-    with explained("standard input"), tempfile.TemporaryFile() as handle:
+    with explain_errors("standard input"), tempfile.TemporaryFile() as handle:
         shutil.copyfileobj(sys.stdin.buffer, handle)
         handle.seek(0)
         kind = ".parquet" if handle.read(4) == b"PAR1" else ".csv"
         handle.seek(0)
-        yield _opened(handle, "standard input", kind)
+        yield _open_by_name(handle, "standard input", kind)
 
 
 LARGEST_RATIO = 100
@@ -114,5 +105,5 @@ def _workbook(handle: IO[bytes], location: str) -> CsvFile:
     text = re.sub(r"(?m)^,+$", "", sheet.to_csv(index=False, header=False))
     table = CsvFile(io.BytesIO(text.encode()), location, original=handle)
     if others:
-        table.remarks.append(f"read is the first sheet, {first!r}, and not {listed(others)}")
+        table.remarks.append(f"read is the first sheet, {first!r}, and not {list_names(others)}")
     return table

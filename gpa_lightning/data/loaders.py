@@ -26,7 +26,7 @@ class TableDataset(TensorDataset):
     Args:
         x: Features, shape ``(rows, in_features)``.
         y: Target, shape ``(rows, 1)``.
-        more: What else a batch is to hold of each row, such as its weight, shape ``(rows, 1)``.
+        more: Further columns of a batch, such as the rows' weights, shape ``(rows, 1)``.
     """
 
     def __init__(self, x: Tensor, y: Tensor, *more: Tensor) -> None:
@@ -39,7 +39,7 @@ class TableDataset(TensorDataset):
         return tuple(tensor[rows] for tensor in self.tensors)
 
     def batches(self, rows: int) -> Iterator[tuple[Tensor, ...]]:
-        """Yield all rows in order, so many at a time."""
+        """Yield all rows in order, ``rows`` at a time."""
         for start in range(0, len(self), rows):
             yield self[start : start + rows]
 
@@ -70,10 +70,10 @@ class BatchSampler(DistributedSampler["Tensor | slice"]):
             last may be empty, if fewer rows are left than there are replicas.
         seed: Seed of the shuffling.
         num_replicas: Number of processes that share the epoch.
-        rank: Which of them this is.
+        rank: Number of this process.
 
     Attributes:
-        first_batch: Index of the batch that the next epoch begins with; 0 again after that.
+        first_batch: Index of the batch that the next epoch begins with; then 0 again.
 
     Example:
         >>> rows = TableDataset(torch.arange(5), torch.zeros(5))
@@ -134,7 +134,7 @@ class TableLoader(DataLoader[Any]):
     Args:
         dataset: Features and targets.
         batches: Draws each batch's row numbers.
-        sampler: What Lightning makes a loader anew with: a `SequentialSampler` (for
+        sampler: Sampler by which Lightning replaces the loader's own: a `SequentialSampler` (for
             ``--trainer.overfit_batches``) leaves the rows of ``batches`` in the table's order.
         device: The NVIDIA GPU to put the batches on; None leaves them in the host's memory.
         settings: Passed on to `DataLoader`.

@@ -15,37 +15,24 @@ import pyarrow as pa
 from pyarrow import parquet
 from pyarrow import types as arrow_types
 
-from gpa_lightning.data.file_errors import explained
+from gpa_lightning.data.file_errors import explain_errors
 from gpa_lightning.data.table import (
     LARGEST,
     DataError,
     Rows,
     TextError,
-    distinct,
-    listed,
-    quoted,
+    clean_names,
+    list_names,
+    quote,
     sha256_of,
 )
 
 
 class ParquetFile:
-    """A Parquet file.
-
-    Args:
-        handle: The file.
-        location: What messages call it.
+    """A Parquet file, with the attributes and methods of `CsvFile`.
 
     Raises:
         DataError: If it is meant to fill the memory, or its columns' names are not distinct.
-
-    Attributes:
-        columns: The columns' names; that of the first may be missing, and empty.
-        index: Names of columns that only name the rows.
-        ends: Name of the last column that is none of these.
-        named: That the columns have names.
-        remarks: What to tell of how it is read: nothing.
-        num_rows: Number of rows.
-        decimal: What stands in front of decimals.
     """
 
     LARGEST_RATIO = 100  # as for packed CSV: repeated values take next to no space
@@ -63,7 +50,7 @@ class ParquetFile:
         self.location = location
         self.file = parquet.ParquetFile(handle, pre_buffer=False, buffer_size=2**20)
         self.schema = self.file.schema_arrow
-        self.columns = distinct(self.schema.names, location)
+        self.columns = clean_names(self.schema.names, location)
         self.index: list[str] = [name for name in self.columns if not name]
         try:  # pandas puts an index behind the last column, where the target is looked for
             index = self.schema.pandas_metadata["index_columns"]
@@ -85,12 +72,7 @@ class ParquetFile:
         return 8 * self.num_rows * len(self.columns)
 
     def rows(self, picked: Sequence[int]) -> Iterator[Rows]:
-        """Yield the picked columns as numbers, in the order of ``picked``; NaN is missing.
-
-        Raises:
-            TextError: If columns hold no numbers.
-            DataError: If a value is out of the range of single precision.
-        """
+        """Yield blocks of rows of some columns, as `CsvFile.rows` does."""
         fields = [self.schema.field(i) for i in picked]
         other = [f for f in fields if not any(is_kind(f.type) for is_kind in self.NUMBERS)]
         if other:
@@ -110,7 +92,7 @@ class ParquetFile:
             if bad.any():
                 row, column = np.argwhere(bad)[0].tolist()
                 raise DataError(
-                    f"{self.location}, {place(row)}, column {quoted(fields[column].name)}: "
+                    f"{self.location}, {place(row)}, column {quote(fields[column].name)}: "
                     f"{values[row, column]:g} is too large"
                 )
             yield values, place
@@ -129,23 +111,11 @@ class ParquetFolder:
     """A folder of Parquet files with the same columns: one table, in the order of their names.
 
     Files may lie in folders such as ``year=2020``, as Hive and Spark write them; then ``year`` is
-    a column, too.
-
-    Args:
-        folder: The folder.
-        location: What messages call it.
+    a column, too. It has the attributes and methods of `CsvFile`; ``ends`` has the last column of
+    each file.
 
     Raises:
         DataError: If its files are no one table.
-
-    Attributes:
-        columns: The columns' names, those of folders first.
-        index: Names of columns that only name the rows.
-        ends: Names of the files' last columns.
-        named: That the columns have names.
-        remarks: What was left out.
-        num_rows: Number of rows.
-        decimal: What stands in front of decimals.
     """
 
     named = True
@@ -161,13 +131,13 @@ class ParquetFolder:
         ]
         self.remarks = []
         if others := [str(path.relative_to(folder)) for path in files if path not in self.files]:
-            self.remarks.append(f"left out what is not named .parquet: {listed(others)}")
+            self.remarks.append(f"left out what is not named .parquet: {list_names(others)}")
         if not self.files:
             raise DataError(f"{location}: is a folder without .parquet files")
         for path in entries:
             if path.is_dir() and "=" not in path.name:
                 raise DataError(
-                    f"{location}: holds the folder {quoted(str(path.relative_to(folder)))}; the "
+                    f"{location}: holds the folder {quote(str(path.relative_to(folder)))}; the "
                     "Parquet files have to lie in it directly, or in folders such as 'year=2020'"
                 )
         self.columns: list[str] = []
@@ -175,60 +145,55 @@ class ParquetFolder:
         self.ends: set[str] = set()
         self.num_rows = self._memory = 0
         for file in self.files:
-            with self._opened(file) as part:
-                columns = distinct([*self._keys(file), *part.columns], part.location)
+            with self._open(file) as part:
+                columns = clean_names([*self._folder_values(file), *part.columns], part.location)
                 if not self.columns:
                     self.columns, self.index = columns, part.index
-                self._compare(_places(columns), part.location)
+                self._check_columns(_column_numbers(columns), part.location)
                 self.ends |= part.ends
                 self.num_rows += part.num_rows
                 self._memory += part.memory()
 
     def _is_hidden(self, path: Path) -> bool:
-        """Tell whether a path is for the program that has written the folder, as Spark's are."""
+        """Tell whether a path is hidden or, as Spark's own files are, private to its writer."""
         return any(part.startswith((".", "_")) for part in path.relative_to(self.folder).parts)
 
     @contextmanager
-    def _opened(self, file: Path) -> Iterator[ParquetFile]:
+    def _open(self, file: Path) -> Iterator[ParquetFile]:
         location = str(Path(self.location, file.relative_to(self.folder)))
-        with explained(location), file.open("rb") as handle:
+        with explain_errors(location), file.open("rb") as handle:
             yield ParquetFile(handle, location)
 
-    def _keys(self, file: Path) -> dict[str, str]:
-        """Return the columns and values that the names of folders give to a file's rows."""
+    def _folder_values(self, file: Path) -> dict[str, str]:
+        """Return the columns that a file's folders name, and the value that its rows have there."""
         pairs = (part.partition("=") for part in file.relative_to(self.folder).parts[:-1])
         return {unquote(key): unquote(value) for key, _, value in pairs}
 
-    def _compare(self, places: dict[str, int], location: str) -> None:
+    def _check_columns(self, places: dict[str, int], location: str) -> None:
         """Refuse a file that has other columns than the first."""
-        mine, first = _places(self.columns), self.files[0].relative_to(self.folder)
+        mine, first = _column_numbers(self.columns), self.files[0].relative_to(self.folder)
         if missing := [name for name in self.columns if name.casefold() not in places]:
-            raise DataError(f"{location}: lacks the column {listed(missing)} of {first}")
+            raise DataError(f"{location}: lacks the column {list_names(missing)} of {first}")
         if more := [key for key in places if key not in mine]:
-            raise DataError(f"{location}: has the column {listed(more)}, which {first} lacks")
+            raise DataError(f"{location}: has the column {list_names(more)}, which {first} lacks")
 
     def memory(self) -> int:
         """Return the bytes of all values as float64."""
         return self._memory
 
     def rows(self, picked: Sequence[int]) -> Iterator[Rows]:
-        """Yield the picked columns as numbers, in the order of ``picked``; NaN is missing.
-
-        Raises:
-            TextError: If columns hold no numbers.
-            DataError: If a value is out of the range of single precision.
-        """
+        """Yield blocks of rows of some columns, as `CsvFile.rows` does."""
         names = [self.columns[i].casefold() for i in picked]
         for file in self.files:
-            keys = {key.casefold(): value for key, value in self._keys(file).items()}
+            keys = {key.casefold(): value for key, value in self._folder_values(file).items()}
             fixed = {i: keys[name] for i, name in enumerate(names) if name in keys}
-            numbers = {i: _number(value) for i, value in fixed.items()}
+            numbers = {i: _to_number(value) for i, value in fixed.items()}
             if text := [i for i, number in numbers.items() if number is None]:
                 columns = [self.columns[picked[i]] for i in text]
-                raise TextError(self.location, columns, f"text ({quoted(fixed[text[0]])})")
+                raise TextError(self.location, columns, f"text ({quote(fixed[text[0]])})")
             others = [i for i in range(len(names)) if i not in fixed]
-            with self._opened(file) as part:
-                places = _places(part.columns)
+            with self._open(file) as part:
+                places = _column_numbers(part.columns)
                 for values, place in part.rows([places[names[i]] for i in others]):
                     whole = np.empty((len(values), len(names)))
                     whole[:, others] = values
@@ -247,12 +212,12 @@ class ParquetFolder:
         """Return all columns, with the types they have in the files; those of folders as text."""
         frames = []
         for file in self.files:
-            with self._opened(file) as part:
+            with self._open(file) as part:
                 frame = part.frame()
-            for place, (key, value) in enumerate(self._keys(file).items()):
+            for place, (key, value) in enumerate(self._folder_values(file).items()):
                 frame.insert(place, key, value)
-            order = _places([*self._keys(file), *part.columns])
-            frame = frame.iloc[:, [order[name] for name in _places(self.columns)]]
+            order = _column_numbers([*self._folder_values(file), *part.columns])
+            frame = frame.iloc[:, [order[name] for name in _column_numbers(self.columns)]]
             frames.append(frame.set_axis(self.columns, axis=1))
         return pd.concat(frames, ignore_index=True)
 
@@ -272,8 +237,8 @@ class ParquetFolder:
         return sha256_of(parts())
 
 
-def _number(value: str) -> float | None:
-    """Return the number that a folder's name gives; Hive's word for a missing one is NaN."""
+def _to_number(value: str) -> float | None:
+    """Convert the value in a folder's name, None if it is text; Hive's missing value is NaN."""
     if value == "__HIVE_DEFAULT_PARTITION__":
         return float("nan")
     try:
@@ -283,5 +248,5 @@ def _number(value: str) -> float | None:
     return number if abs(number) <= LARGEST else None
 
 
-def _places(columns: Sequence[str]) -> dict[str, int]:
+def _column_numbers(columns: Sequence[str]) -> dict[str, int]:
     return {name.casefold(): i for i, name in enumerate(columns)}

@@ -1,10 +1,9 @@
-"""Where a table of students comes from, and what makes it valid."""
+"""Where a table comes from: a file, the published table on the network, or the synthetic twin."""
 
 import hashlib
 import logging
 import os
-import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -14,27 +13,22 @@ import numpy as np
 import pandas as pd
 from platformdirs import user_cache_dir
 
-from gpa_lightning.data.columns import Columns, chosen_columns, training_columns
+from gpa_lightning.data.columns import choose_columns, training_columns
 from gpa_lightning.data.download import DownloadError, fetch
 from gpa_lightning.data.file_lock import file_lock
-from gpa_lightning.data.formats import TableFile, opened, opened_input, tell_remarks
-from gpa_lightning.data.split import RowNumbers
+from gpa_lightning.data.formats import open_input, open_table, warn_of_remarks
+from gpa_lightning.data.rows import join_rows, training_rows, warn_of_gaps
 from gpa_lightning.data.table import (
     FEATURES,
     TARGET,
     Array,
     DataError,
-    Missing,
     Provenance,
-    Rows,
     Selection,
     Source,
     Table,
-    TextError,
-    absent,
-    dropping,
-    listed,
-    quoted,
+    explain_missing,
+    list_names,
 )
 from gpa_lightning.data.twin import synthetic_twin
 
@@ -51,11 +45,10 @@ class Scores(NamedTuple):
     """A table to predict from.
 
     Attributes:
-        frame: The table as it was read, with every column; those of a CSV file are text, so that
-            writing them out again changes nothing, with a point or comma in front of decimals, as
-            ``frame.attrs["decimal"]`` says.
-        features: The model's columns, float64 of shape (rows, n_features), in the model's order;
-            NaN where a value is missing.
+        frame: All columns of the table; those of a CSV file as the text that they are in the file.
+            ``frame.attrs["decimal"]`` is the decimal separator, ``.`` or ``,``.
+        features: The model's columns, float64 of shape ``(rows, in_features)``; NaN where a value
+            is missing.
     """
 
     frame: pd.DataFrame
@@ -77,11 +70,10 @@ def load_table(
         path: A ``.csv``, ``.tsv``, ``.csv.gz``, ``.tsv.gz``, ``.parquet`` or ``.xlsx`` file, or a
             folder of Parquet files. The environment variable ``GPA_CSV`` stands in for it with
             ``file`` and ``auto``.
-        selection: Which of its columns to train on.
+        selection: Columns and rows to train on.
 
     Returns:
-        The table. The course's columns are in the order of ``FEATURES``, whatever their order in
-        the file.
+        The table; the course's columns in the order of ``FEATURES``, whatever that in the file.
 
     Raises:
         DataError: If there is no such table or it is not valid.
@@ -90,21 +82,21 @@ def load_table(
     if file:
         return _read_table(Path(file), "file", file, selection)
     if source != "auto":
-        return _selected(_downloaded() if source == "download" else _twin(), selection)
+        return _select_columns(_download() if source == "download" else _make_twin(), selection)
     try:
-        table = _downloaded()
+        table = _download()
     except DataError as error:
         log.warning(
             "TRAINING ON A SYNTHETIC TABLE: no student is in it, and no result on it is one about "
             "students. There is no data/GPA.csv, and %s. Give a table with --data.path FILE.",
             error,
         )
-        table = _twin()
-    return _selected(table, selection)
+        table = _make_twin()
+    return _select_columns(table, selection)
 
 
 def training_file(source: Source, path: str | Path | None) -> str | None:
-    """Say which file or folder `load_table` reads, as the user wrote it; None for none.
+    """Return the path of the file or folder that `load_table` reads, or None if it reads none.
 
     Args:
         source: As for `load_table`.
@@ -135,44 +127,41 @@ def read_scores(path: str | Path, feature_names: Sequence[str]) -> Scores:
             columns, in any order and among any others; letter case and blanks around a name are
             ignored. Without a header line, the course's nine exams, with or without male/female in
             front and the GPA behind.
-        feature_names: The model's n_features columns.
-
-    Returns:
-        The table as it is in the file, and the model's columns as numbers.
+        feature_names: Names of the model's columns.
 
     Raises:
         DataError: If the file cannot be read, one of the columns is missing, or a value in them is
             not a finite number within the range of single precision.
     """
     location = str(path)
-    with opened_input(location) as table:
+    with open_input(location) as table:
         location = table.location
         places = {name.casefold(): i for i, name in enumerate(table.columns)}
         wanted = [name.strip().casefold() for name in feature_names]
         missing = [n for n, key in zip(feature_names, wanted, strict=True) if key not in places]
         if missing and not table.named:
             raise DataError(
-                f"{location}: holds no columns' names, without which column {listed(missing)} "
+                f"{location}: holds no columns' names, without which column {list_names(missing)} "
                 "cannot be found"
             )
         if missing:
-            raise DataError(absent(missing, table.columns, location))
-        rows = _with_gaps_counted(table.rows([places[key] for key in wanted]), location)
-        features = _joined(rows, table.num_rows, len(wanted), location)
+            raise DataError(explain_missing(missing, table.columns, location))
+        rows = warn_of_gaps(table.rows([places[key] for key in wanted]), location)
+        features = join_rows(rows, table.num_rows, len(wanted), location)
         frame = table.frame()
-        tell_remarks(table, location)  # not in front of an error, which is one line
+        warn_of_remarks(table, location)  # not in front of an error, which is one line
         frame.attrs["decimal"] = table.decimal
         return Scores(frame, features)
 
 
-def _twin() -> Table:
+def _make_twin() -> Table:
     values = synthetic_twin()[[*FEATURES, TARGET]].to_numpy(np.float64)
     sha256 = hashlib.sha256(values.astype("<f8").tobytes()).hexdigest()
     provenance = Provenance("synthetic", "the synthetic twin, seed 0", len(values), sha256)
     return Table(values[:, :-1], values[:, -1], FEATURES, TARGET, provenance)
 
 
-def _downloaded() -> Table:
+def _download() -> Table:
     """Return the published table, from the cache or else from the network into the cache."""
     cache = Path(user_cache_dir("gpa-lightning", appauthor=False)) / "GPA.csv"
     try:
@@ -180,11 +169,9 @@ def _downloaded() -> Table:
     except DataError as error:
         failures = [str(error)] if cache.exists() else []
     try:
-        with file_lock(cache.parent) as waited:
-            if waited:
-                with suppress(DataError):
-                    return _read_published(cache, "cache", str(cache))
-                raise DataError("another process could not download the GPA table")
+        with file_lock(cache.parent):
+            with suppress(DataError):  # another process may have downloaded it meanwhile
+                return _read_published(cache, "cache", str(cache))
             for url in ADDRESSES:
                 check = partial(_read_published, kind="download", location=url)
                 try:
@@ -197,18 +184,18 @@ def _downloaded() -> Table:
 
 
 def _read_published(file: Path, kind: Literal["cache", "download"], location: str) -> Table:
-    """Read one of the two published layouts, which has to be whole."""
+    """Read the published table in either layout, and check that it is whole."""
     table = _read_table(file, kind, location)
     if len(table.target) != STUDENTS or table.feature_names != FEATURES:
         raise DataError(f"{location}: is not the published table of {STUDENTS:,} students")
     return table
 
 
-def _selected(table: Table, selection: Selection) -> Table:
+def _select_columns(table: Table, selection: Selection) -> Table:
     """Return the columns of the course's table that are asked for."""
     values = np.column_stack([table.features, table.target])
     names = (*table.feature_names, table.target_name)
-    places, (*features, target) = chosen_columns(names, selection, table.provenance.location)
+    places, (*features, target) = choose_columns(names, selection, table.provenance.location)
     values = values[:, places]
     return Table(values[:, :-1], values[:, -1], tuple(features), target, table.provenance)
 
@@ -219,189 +206,13 @@ def _read_table(
     location: str,
     selection: Selection = Selection(),  # noqa: B008 - it cannot be changed
 ) -> Table:
-    """Read a table with a target; ``location`` is what messages call the file."""
-    with opened(file, location) as table:
+    """Read a table with a target, which messages name by its ``location``."""
+    with open_table(file, location) as table:
         columns = training_columns(table, selection, location)
         rows = training_rows(table, columns, selection, location)
-        values = _joined(rows, table.num_rows, len(columns.names), location)
+        values = join_rows(rows, table.num_rows, len(columns.names), location)
         if kind == "file":
-            tell_remarks(table, location)  # not in front of an error, which is one line
+            warn_of_remarks(table, location)  # not in front of an error, which is one line
         provenance = Provenance(kind, location, len(values), table.sha256())
     *features, target = columns.names
     return Table(values[:, :-1], values[:, -1], tuple(features), target, provenance)
-
-
-def training_rows(
-    table: TableFile, columns: Columns, selection: Selection, location: str
-) -> Iterator[Rows]:
-    """Yield the rows of an opened table, the target last, and warn of what is odd in them.
-
-    Raises:
-        DataError: If a value is no number, or missing where that is not allowed.
-    """
-    rows = _complete(_numbers(table, columns), columns.names, selection.missing, location)
-    *features, target = columns.names
-    if target.casefold() == TARGET:
-        rows = _grades(rows, target, location)
-    rows = _with_a_counter_named(rows, target, location)
-    return _with_constants_named(rows, features, location)
-
-
-def count_rows(table: TableFile, columns: Columns, selection: Selection) -> int:
-    """Count the rows of an opened table that `training_rows` yields."""
-    if selection.missing == "refuse" and table.num_rows is not None:
-        return table.num_rows
-    return sum(
-        int((~np.isnan(values).any(axis=1)).sum()) if selection.missing == "drop" else len(values)
-        for values, _ in _numbers(table, columns)
-    )
-
-
-# Rows of any format
-
-
-def _numbers(table: TableFile, columns: Columns) -> Iterator[Rows]:
-    """Yield the rows, and say how to leave out columns that hold no numbers."""
-    try:
-        yield from table.rows(columns.places)
-    except TextError as error:
-        raise DataError(f"{error}; leave out with {dropping(error.names)}") from None
-
-
-def _complete(
-    rows: Iterable[Rows], names: Sequence[str], missing: Missing, location: str
-) -> Iterator[Rows]:
-    """Pass on the rows that lack no value; refuse a table of others, or leave them out."""
-    first, total, incomplete, lacking = "", 0, 0, np.zeros(len(names), bool)
-    for values, place in rows:
-        gaps = np.isnan(values)
-        complete = ~gaps.any(axis=1)
-        if not complete.all() and not first:
-            row = int(np.argmin(complete))
-            first = f"{place(row)}, column {quoted(names[int(np.argmax(gaps[row]))])}"
-        total, incomplete = total + len(values), incomplete + int((~complete).sum())
-        lacking |= gaps.any(axis=0)
-        if not first:
-            yield values, place
-        elif missing == "drop":
-            kept = np.flatnonzero(complete)
-
-            def kept_place(
-                row: int, place: Callable[[int], str] = place, kept: RowNumbers = kept
-            ) -> str:
-                return place(int(kept[row]))
-
-            yield values[complete], kept_place
-    if not first:
-        return
-    columns = [name for name, lacks in zip(names, lacking, strict=True) if lacks]
-    where = f"in {len(columns):,} of {len(names):,} columns ({listed(columns)})"
-    if missing == "refuse" or incomplete == total:
-        *features, target = names
-        others = target not in columns and len(columns) < len(features)
-        raise DataError(
-            f"{location}, {first}: a value is missing, as in {incomplete:,} of {total:,} rows, "
-            f"{where}; --data.missing drop leaves out such rows"
-            + (f", {dropping(columns)} such columns" if others else "")
-        )
-    log.warning(
-        "%s: %s of %s rows lack a value, %s, and are left out; the first is %s",
-        *(location, f"{incomplete:,}", f"{total:,}", where, first),
-    )
-
-
-def _with_gaps_counted(rows: Iterable[Rows], location: str) -> Iterator[Rows]:
-    """Pass the rows on, with a warning at the end if some lack a value."""
-    first, total, incomplete = "", 0, 0
-    for values, place in rows:
-        gaps = np.isnan(values).any(axis=1)
-        if gaps.any() and not first:
-            first = place(int(np.argmax(gaps)))
-        total, incomplete = total + len(values), incomplete + int(gaps.sum())
-        yield values, place
-    if first:
-        log.warning(
-            "%s: %s of %s rows lack a value and get no prediction, the first in %s",
-            *(location, f"{incomplete:,}", f"{total:,}", first),
-        )
-
-
-def _grades(rows: Iterable[Rows], name: str, location: str) -> Iterator[Rows]:
-    """Pass the rows on, with a warning at the first GPA (the last column) outside 0 to 4."""
-    warned = False
-    for values, place in rows:
-        outside = np.flatnonzero((values[:, -1] < 0) | (values[:, -1] > 4))
-        if outside.size and not warned:
-            warned = True
-            row = int(outside[0])
-            log.warning(
-                "%s, %s, column %r: a GPA of %g is outside 0 to 4",
-                *(location, place(row), name, values[row, -1]),
-            )
-        yield values, place
-
-
-# "id" as a word of its own, as in patient_id and PassengerId, or at the end of any, as in townid
-_ID = re.compile(r"(?P<word>(?:.*[^A-Za-z])?[Ii][Dd]|.*[a-z]I[Dd]|[Ss]ubject|SUBJECT)|.*[Ii][Dd]")
-
-
-def _with_a_counter_named(rows: Iterable[Rows], target: str, location: str) -> Iterator[Rows]:
-    """Pass the rows on, with a warning at the end if the target (the last column) names them."""
-    named = _ID.fullmatch(target)
-    lowest, highest, whole = np.inf, -np.inf, named is not None
-    last: Array = np.empty(0)
-    count = 0
-    for values, place in rows:
-        column = values[:, -1]
-        steps = np.diff(column, prepend=last)  # from row to row
-        lowest = min(lowest, steps.min(initial=np.inf))
-        highest = max(highest, steps.max(initial=-np.inf))
-        whole = whole and bool((column == np.rint(column)).all())
-        last, count = values[-1:, -1].copy(), count + len(values)
-        yield values, place
-    if count > 2 and lowest == highest != 0:
-        log.warning(
-            "%s: the target %s only counts the rows, by %g; another is named with --data.target",
-            *(location, quoted(target), lowest),
-        )
-    elif named and whole and (named["word"] or lowest >= 0):  # "paid" may fall, and be learnt
-        log.warning(
-            "%s: the target %s seems to name rows or groups of them, not to measure anything; "
-            "another is named with --data.target",
-            *(location, quoted(target)),
-        )
-
-
-def _with_constants_named(
-    rows: Iterable[Rows], features: Sequence[str], location: str
-) -> Iterator[Rows]:
-    """Pass the rows on, with a warning at the end if features never differ."""
-    first, constant, count = None, np.ones(len(features), bool), 0
-    for values, place in rows:
-        if first is None and len(values):
-            first = values[0, :-1].copy()
-        constant &= np.all(values[:, :-1] == first, axis=0)
-        count += len(values)
-        yield values, place
-    if constant.any() and count > 1:
-        same = [name for name, is_same in zip(features, constant, strict=True) if is_same]
-        log.warning("%s: nothing to learn from constant column %s", location, listed(same))
-
-
-def _joined(rows: Iterable[Rows], num_rows: int | None, width: int, location: str) -> Array:
-    """Return all rows, of which there are ``num_rows``, as one array of shape (rows, width)."""
-    if num_rows is None:
-        parts = [values for values, _ in rows]
-        num_rows = sum(map(len, parts))
-        parts.reverse()
-        # each part is freed when copied, so that memory holds the table once
-        blocks = (parts.pop() for _ in range(len(parts)))
-    else:
-        blocks = (values for values, _ in rows)
-    whole, end = np.empty((num_rows, width)), 0
-    for values in blocks:
-        whole[end : end + len(values)] = values
-        end += len(values)
-    if not end:
-        raise DataError(f"{location}: there are no rows")
-    return whole[:end]

@@ -1,4 +1,4 @@
-"""Which rows are for training, validation and test, and the units of the training rows."""
+"""The random split of a table, and the scaler of its training rows."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from torch import Tensor
 from gpa_lightning.data.table import Array, DataError
 
 BLOCK_ROWS = 1 << 16
-"""Rows standardised at a time, so that no second table is in memory."""
+"""Number of rows that are standardised at a time, so that no second table is in memory."""
 
 MeanAndScale: TypeAlias = tuple[float, float]
 """Mean and deviation of the target's training values."""
@@ -27,9 +27,9 @@ class SplitRows(NamedTuple):
     """The rows of a table, by set.
 
     Attributes:
-        order: All row numbers: the training rows', then the validation and the test rows'.
-        training: How many of them are training rows.
-        validation: How many are validation rows.
+        order: Numbers of the training rows, then of the validation and of the test rows.
+        training: Number of training rows.
+        validation: Number of validation rows.
     """
 
     order: RowNumbers
@@ -59,7 +59,7 @@ class Split:
 
         Args:
             rows: Number of rows of the table.
-            location: What messages call the table.
+            location: Name of the table for messages.
 
         Raises:
             DataError: If a set would be too small.
@@ -80,7 +80,7 @@ class Split:
 
         Args:
             rows: Number of rows of the table.
-            location: What messages call the table.
+            location: Name of the table for messages.
 
         Raises:
             DataError: If a set would be too small.
@@ -93,9 +93,8 @@ def shuffled_rows(rows: int, seed: int | tuple[int, ...]) -> RowNumbers:
     """Shuffle the numbers 0 to ``rows - 1``, in 4 bytes each where they fit.
 
     Args:
-        rows: How many numbers.
-        seed: Of the shuffle; for any width of the numbers the order is that of NumPy's
-            ``permutation``.
+        rows: Number of rows.
+        seed: Seed of the shuffle; the order is that of NumPy's ``permutation``, in any width.
     """
     order: RowNumbers = np.arange(rows, dtype=np.int32 if rows <= 2**31 else np.int64)
     np.random.default_rng(seed).shuffle(order)
@@ -129,7 +128,7 @@ def fit_scaler(training_blocks: Iterable[Array]) -> tuple[dict[str, Tensor], Mea
     return scaler, (target.mean_.item(), target.scale_.item())
 
 
-def standardised(features: Array, scaler: dict[str, Tensor]) -> npt.NDArray[np.float32]:
-    """Put features, shape ``(rows, in_features)``, into units of ``scaler``, rounded once."""
+def standardise(features: Array, scaler: dict[str, Tensor]) -> npt.NDArray[np.float32]:
+    """Standardise features, shape ``(rows, in_features)``, by a scaler, rounded once."""
     scaled: Array = (features - scaler["mean"].numpy()) / scaler["scale"].numpy()
     return scaled.astype(np.float32)

@@ -1,9 +1,9 @@
 """Tables larger than memory: standardised once into a file, of which batches map what they need.
 
-The rows go to disk twice. First, each block of the table is dealt out, in double precision, to the
-blocks of the split's order that its rows belong to. Then, block by block, the rows are put in that
-order, standardised, and rounded to single precision. So everything is read and written in sequence,
-few blocks are in memory, and the numbers are those of a table in memory, bit for bit.
+The rows go to disk twice. First, the rows of each block of the table are written, in double
+precision, to those blocks of the split's order that they belong to. Then, block by block, the rows
+are put in order, standardised, and rounded to single precision. So everything is read and written
+in sequence, few blocks are in memory, and the numbers are those of a table in memory, bit for bit.
 
 The result lies in a cache, in a folder that is named after what it was made from. The folder
 appears whole or not at all, and stays for the next run and for the other processes of the machine.
@@ -35,9 +35,9 @@ from torch import Tensor
 
 from gpa_lightning.data.columns import training_columns
 from gpa_lightning.data.file_lock import file_lock
-from gpa_lightning.data.formats import opened, tell_remarks
+from gpa_lightning.data.formats import open_table, warn_of_remarks
 from gpa_lightning.data.loaders import TableDataset
-from gpa_lightning.data.sources import count_rows, training_rows
+from gpa_lightning.data.rows import count_rows, training_rows
 from gpa_lightning.data.split import (
     MeanAndScale,
     RowNumbers,
@@ -45,7 +45,7 @@ from gpa_lightning.data.split import (
     SplitRows,
     blocks,
     fit_scaler,
-    standardised,
+    standardise,
 )
 from gpa_lightning.data.table import Array, DataError, Provenance, Selection, Table
 
@@ -63,10 +63,10 @@ class MappedTable(NamedTuple):
     """A standardised table in the cache.
 
     Attributes:
-        folder: Where its files are.
-        provenance: Which data it was made from.
-        training: Number of training rows, the first ones.
-        validation: Number of validation rows, the next; the test rows are the rest.
+        folder: Folder of its files.
+        provenance: Data that it was made from.
+        training: Number of training rows, which come first.
+        validation: Number of validation rows, which come next, before the test rows.
         scaler: ``mean`` and ``scale`` of the features, float64 of shape ``(in_features,)``.
         target_units: Mean and deviation of the target's training values.
     """
@@ -79,24 +79,25 @@ class MappedTable(NamedTuple):
     target_units: MeanAndScale
 
     def dataset(self, rows: slice) -> MappedDataset:
-        """Return a run of the table's rows."""
+        """Return consecutive rows of the table."""
         start, stop, _ = rows.indices(self.provenance.rows)
         return MappedDataset(self.folder, len(self.scaler["mean"]), start, stop)
 
 
 class MappedDataset(TableDataset):
-    """Rows of a standardised table in the cache, which take memory only while they are in use.
+    """Consecutive rows of a standardised table in the cache, in memory only while in use.
 
     Args:
         folder: The table's folder in the cache.
         in_features: Number of feature columns.
-        start: The first row.
-        stop: The row after the last.
+        start: Number of the first row.
+        stop: Number of the row after the last.
     """
 
     def __init__(self, folder: Path, in_features: int, start: int, stop: int) -> None:
         self._arguments = (folder, in_features, start, stop)
-        self._columns = _Rows(folder / _FEATURES, in_features), _Rows(folder / _TARGET, 1)
+        features, target = folder / _FEATURES, folder / _TARGET
+        self._columns = _MappedRows(features, in_features), _MappedRows(target, 1)
         super().__init__(*(each.mapped[start:stop] for each in self._columns))
         self._start = start
         self._units: tuple[Tensor, Tensor] | None = None
@@ -124,11 +125,11 @@ class MappedDataset(TableDataset):
         return MappedDataset, self._arguments, {"_units": self._units}
 
 
-class _Rows:
-    """Rows of float32 in a file.
+class _MappedRows:
+    """A file of rows of float32.
 
     Attributes:
-        mapped: All rows, shape ``(rows, width)``, for reading only.
+        mapped: The rows, shape ``(rows, width)``, for reading only.
     """
 
     def __init__(self, path: Path, width: int) -> None:
@@ -155,16 +156,12 @@ class _Rows:
 
 
 def fits_into_memory(file: Path, location: str) -> bool:
-    """Say whether a table's values, in double precision, take a fair share of the memory at most.
-
-    Args:
-        file: The file, or the folder of Parquet files.
-        location: What messages call it.
+    """Tell whether a table's values, in double precision, take at most `IN_MEMORY_SHARE`.
 
     Raises:
         DataError: If it cannot be read.
     """
-    with opened(file, location) as table:
+    with open_table(file, location) as table:
         memory: int = psutil.virtual_memory().total
         return table.memory() <= IN_MEMORY_SHARE * memory
 
@@ -174,66 +171,67 @@ class StreamedTable:
 
     Args:
         file: The file or folder.
-        location: What messages call it.
-        selection: Which of its columns to train on.
+        location: Name of it for messages.
+        selection: Columns and rows to train on.
 
     Raises:
         DataError: If it cannot be read, or has not the columns of a table to train on.
 
     Attributes:
         feature_names: Names of the feature columns.
-        target_name: Name of the target's.
+        target_name: Name of the target column.
     """
 
     def __init__(self, file: Path, location: str, selection: Selection) -> None:
         self.file = file
         self.location = location
         self._selection = selection
-        with opened(file, location) as table:
-            tell_remarks(table, location)
+        with open_table(file, location) as table:
+            warn_of_remarks(table, location)
             self._columns = training_columns(table, selection, location)
         *features, self.target_name = self._columns.names
         self.feature_names = tuple(features)
 
     @cached_property
     def _sha256(self) -> str:
-        with opened(self.file, self.location) as table:
+        with open_table(self.file, self.location) as table:
             return table.sha256()
 
-    def mapped(
+    def standardise(
         self,
         cache_dir: str | Path | None,
         split: Split,
         scaler: dict[str, Tensor],
         table: Table | None = None,
     ) -> MappedTable:
-        """Return the standardised table, from the cache or else by way of it.
+        """Return the standardised table from the cache, written there if it is not yet.
 
         Args:
             cache_dir: Folder of the cache, by default the user's.
-            split: The split into sets.
-            scaler: The units to put the features into; if empty, those of the training rows.
-            table: What is in the file, if this process has it in memory.
+            split: Split into sets.
+            scaler: Mean and scale of the features; if empty, those of the training rows.
+            table: Content of the file, if this process has it in memory.
 
         Raises:
             DataError: If the table is not valid or too short for the split, or if the cache cannot
                 be written.
         """
         folder = self._folder(cache_dir, split, scaler)
-        with _made(folder) as temporary:
+        with _create_once(folder) as temporary:
             if temporary:
                 rows = self._count_rows() if table is None else len(table.target)
                 drawn = split.draw(rows, self.location)
-                dealt = temporary / "rows.f64"
+                scattered = temporary / "rows.f64"
                 if table is None:
                     self._announce_stream(folder, rows)
-                    self._deal_out(drawn.order, dealt)
-                    ordered = partial(_from_file, dealt, drawn.order, len(self._columns.names))
+                    self._scatter_rows(drawn.order, scattered)
+                    width = len(self._columns.names)
+                    read_ordered = partial(_read_scattered, scattered, drawn.order, width)
                 else:
                     self._announce_sharing(folder, rows)
-                    ordered = partial(_from_memory, table, drawn.order)
-                _standardise(temporary, drawn, scaler, ordered)
-                dealt.unlink(missing_ok=True)
+                    read_ordered = partial(_read_in_memory, table, drawn.order)
+                _write_standardised(temporary, drawn, scaler, read_ordered)
+                scattered.unlink(missing_ok=True)
         return self._open(folder)
 
     def _folder(
@@ -265,12 +263,12 @@ class StreamedTable:
 
     def _blocks(self) -> Iterator[Array]:
         """Yield the rows of the table, the target last, in blocks of any length."""
-        with opened(self.file, self.location) as table:
+        with open_table(self.file, self.location) as table:
             for values, _ in training_rows(table, self._columns, self._selection, self.location):
                 yield values
 
     def _count_rows(self) -> int:
-        with opened(self.file, self.location) as table:
+        with open_table(self.file, self.location) as table:
             return count_rows(table, self._columns, self._selection)
 
     def _announce_stream(self, folder: Path, rows: int) -> None:
@@ -297,8 +295,8 @@ class StreamedTable:
             *(self.location, folder, _size(size)),
         )
 
-    def _deal_out(self, order: RowNumbers, path: Path) -> None:
-        """Write each row into the block of ``order`` that it belongs to, in the table's order."""
+    def _scatter_rows(self, order: RowNumbers, path: Path) -> None:
+        """Write each row to the block of ``order`` that it is in; within it, in table order."""
         ends = np.array([block.start for block in blocks(len(order))])
         block_of = np.empty(len(order), np.min_scalar_type(len(ends)))
         for number, block in enumerate(blocks(len(order))):
@@ -320,8 +318,8 @@ class StreamedTable:
             raise DataError(f"{self.location}: was changed while it was read")
 
 
-def _from_file(path: Path, order: RowNumbers, width: int) -> Iterator[Array]:
-    """Yield the rows that were dealt out to a file, in order, block by block."""
+def _read_scattered(path: Path, order: RowNumbers, width: int) -> Iterator[Array]:
+    """Yield the rows that `_scatter_rows` has written, in order, block by block."""
     with path.open("rb") as file:
         for block in blocks(len(order)):
             rows = order[block]
@@ -330,29 +328,29 @@ def _from_file(path: Path, order: RowNumbers, width: int) -> Iterator[Array]:
             yield values
 
 
-def _from_memory(table: Table, order: RowNumbers) -> Iterator[Array]:
+def _read_in_memory(table: Table, order: RowNumbers) -> Iterator[Array]:
     """Yield a table's rows in order, block by block."""
     for block in blocks(len(order)):
         rows = order[block]
         yield np.column_stack([table.features[rows], table.target[rows]])
 
 
-def _standardise(
+def _write_standardised(
     folder: Path,
     split: SplitRows,
     scaler: dict[str, Tensor],
-    ordered: Callable[[], Iterator[Array]],
+    read_ordered: Callable[[], Iterator[Array]],
 ) -> None:
-    """Fit the scaler and write the rows, which ``ordered`` yields in order, in its units."""
+    """Fit the scaler, and write the rows that ``read_ordered`` yields, standardised by it."""
     order, training, validation = split
     fitted, target_units = fit_scaler(
         values[: block.stop - block.start]
-        for block, values in zip(blocks(training), ordered(), strict=False)
+        for block, values in zip(blocks(training), read_ordered(), strict=False)
     )
     scaler = scaler or fitted
     with (folder / _FEATURES).open("wb") as features, (folder / _TARGET).open("wb") as target:
-        for values in ordered():
-            features.write(standardised(values[:, :-1], scaler).tobytes())
+        for values in read_ordered():
+            features.write(standardise(values[:, :-1], scaler).tobytes())
             target.write(values[:, -1].astype(np.float32).tobytes())
         for file in (features, target):
             file.flush()
@@ -363,8 +361,8 @@ def _standardise(
 
 
 @contextmanager
-def _made(folder: Path) -> Iterator[Path | None]:
-    """Yield a temporary folder that becomes the given one, or None if that is there already."""
+def _create_once(folder: Path) -> Iterator[Path | None]:
+    """Yield a temporary folder, to be renamed to the given one; None if that is there already."""
     cache = folder.parent
     try:
         if folder.exists():

@@ -1,4 +1,4 @@
-"""What a table of students is, and the error for one that is not."""
+"""Tables, their columns, and the error for one that cannot be used."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ Source: TypeAlias = Literal["auto", "file", "download", "synthetic"]
 Missing: TypeAlias = Literal["refuse", "drop"]
 Array: TypeAlias = npt.NDArray[np.float64]
 
-# some rows of a table, shape (rows, columns), and what to call the row of a given index
+# a block of rows, shape (rows, columns), and a function that names the row of a given index
 Rows: TypeAlias = tuple[Array, Callable[[int], str]]
 
 
@@ -55,29 +55,27 @@ class TextError(DataError):
     """Columns that hold something else than numbers.
 
     Args:
-        location: What messages call the table.
-        names: The columns' names.
-        what: What they hold.
-
-    Attributes:
-        names: The columns' names.
+        location: Name of the table for messages.
+        names: Names of the columns.
+        content: What they hold instead.
     """
 
-    def __init__(self, location: str, names: Sequence[str], what: str) -> None:
-        super().__init__(f"{location}, column {listed(names)}: holds {what}, not numbers")
+    def __init__(self, location: str, names: Sequence[str], content: str) -> None:
+        super().__init__(f"{location}, column {list_names(names)}: holds {content}, not numbers")
         self.names = names
 
 
 @dataclass(frozen=True)
 class Provenance:
-    """Which data a result stands on.
+    """The data that a result stands on.
 
     Attributes:
-        kind: The user's file, an earlier download, a new one, or the synthetic twin.
-        location: The file's path, the URL, or a description of the twin.
-        rows: The number of students.
-        sha256: Of the file's bytes (a folder's files one after the other, in the order of their
-            names); of the float64 values, row by row, for the twin.
+        kind: ``file`` of the user's, ``cache`` of an earlier download, new ``download``, or
+            ``synthetic`` twin.
+        location: Path of the file, URL, or a description of the twin.
+        rows: Number of rows.
+        sha256: SHA-256 of the file's bytes (a folder's files one after the other, in the order of
+            their names), or of the twin's float64 values, row by row.
     """
 
     kind: Literal["file", "cache", "download", "synthetic"]
@@ -87,7 +85,7 @@ class Provenance:
 
     @property
     def arguments(self) -> dict[str, str | None]:
-        """What `GPADataModule` is given to find the same data again, from any working directory."""
+        """Arguments of `GPADataModule` that find the same data, from any working directory."""
         if self.kind == "file":
             return {"source": "file", "path": str(Path(self.location).absolute())}
         return {"source": "download" if self.kind == "cache" else self.kind, "path": None}
@@ -95,12 +93,12 @@ class Provenance:
 
 @dataclass(frozen=True)
 class Selection:
-    """Which columns and rows of a table to train on.
+    """Columns and rows of a table to train on.
 
     Attributes:
-        target: The target's name; None for the last column, or the course's GPA.
+        target: Name of the target; None for the course's GPA, or else the last column.
         drop: Names of columns that are neither features nor target.
-        missing: Whether rows that lack a value are left out, or the table is refused for them.
+        missing: Treatment of rows that lack a value: ``refuse`` the table, or ``drop`` the rows.
     """
 
     target: str | None = None
@@ -113,11 +111,11 @@ class Table:
     """A valid table: every value is finite and within the range of single precision.
 
     Attributes:
-        features: Exam scores, float64 of shape (rows, n_features).
-        target: GPAs, float64 of shape (rows,).
-        feature_names: The names of the n_features columns.
-        target_name: The name of the target column.
-        provenance: Where the table comes from.
+        features: Exam scores, float64 of shape ``(rows, in_features)``.
+        target: GPAs, float64 of shape ``(rows,)``.
+        feature_names: Names of the feature columns.
+        target_name: Name of the target column.
+        provenance: Origin of the table.
     """
 
     features: Array
@@ -126,48 +124,49 @@ class Table:
     target_name: str
     provenance: Provenance
 
-    def sample(self, most: int | None) -> Table:
-        """Return a table of at most so many rows, always the same ones, in their order.
+    def sample(self, max_rows: int | None) -> Table:
+        """Return a random sample of the rows in their order, the same one at every call.
 
         Args:
-            most: How many; None for all.
+            max_rows: Number of rows at most; None for all.
         """
-        if most is None or most >= len(self.target):
+        if max_rows is None or max_rows >= len(self.target):
             return self
-        rows = np.sort(np.random.default_rng(0).permutation(len(self.target))[:most])
+        rows = np.sort(np.random.default_rng(0).permutation(len(self.target))[:max_rows])
         return replace(self, features=self.features[rows], target=self.target[rows])
 
 
-def quoted(text: str) -> str:
-    """Return a cell or a name in quotes, cut to a length that suits a message."""
+def quote(text: str) -> str:
+    """Quote a cell or a name for a message, of which it shows 40 characters at most."""
     return repr(text if len(text) <= 40 else f"{text[:40]}...")
 
 
-def listed(names: Sequence[str]) -> str:
-    """Return names in quotes, the first five of them, for a message."""
+def list_names(names: Sequence[str]) -> str:
+    """Quote the first five of some names for a message, and say how many more there are."""
     more = f" and {len(names) - 5:,} more" if len(names) > 5 else ""
-    return ", ".join(map(quoted, names[:5])) + more
+    return ", ".join(map(quote, names[:5])) + more
 
 
-def absent(missing: Sequence[str], columns: Sequence[str], location: str) -> str:
-    """Say that a table lacks columns, which it has, and which of those may be meant."""
+def explain_missing(missing: Sequence[str], columns: Sequence[str], location: str) -> str:
+    """Return a message on missing columns: which there are, and which of them may be meant."""
     known = {name.casefold(): name for name in columns}
     meant = difflib.get_close_matches(missing[0].strip().casefold(), known, n=1)
-    hint = f" (did you mean {quoted(known[meant[0]])}?)" if meant and len(missing) == 1 else ""
-    return f"{location}: there is no column {listed(missing)}{hint}; there are {listed(columns)}"
+    hint = f" (did you mean {quote(known[meant[0]])}?)" if meant and len(missing) == 1 else ""
+    there = f"there are {list_names(columns)}"
+    return f"{location}: there is no column {list_names(missing)}{hint}; {there}"
 
 
-def dropping(names: Sequence[str]) -> str:
-    """Return the flag that leaves columns out, as it is typed; of the first thirty."""
+def drop_flag(names: Sequence[str]) -> str:
+    """Return the flag that leaves columns out, as a shell takes it; at most thirty of them."""
     return " ".join(["--data.drop", *map(shlex.quote, names[:30]), *["..."] * (len(names) > 30)])
 
 
-def distinct(columns: Sequence[str], where: str) -> list[str]:
-    """Return the names without blanks around them; they have to differ in more than case.
+def clean_names(columns: Sequence[str], where: str) -> list[str]:
+    """Strip blanks from columns' names, and check that they differ in more than letter case.
 
     Args:
-        columns: The names, of which the first may be empty, as that of a column of row names.
-        where: What messages call the place.
+        columns: The names. The first may be empty, as that of a column of row names.
+        where: Place for messages.
 
     Raises:
         DataError: If one is missing or there twice.
@@ -177,7 +176,7 @@ def distinct(columns: Sequence[str], where: str) -> list[str]:
         if not name and place > 1:
             raise DataError(f"{where}: column {place} of {len(columns)} has no name")
         if name.casefold() in names:
-            raise DataError(f"{where}: column {quoted(name)} is there twice")
+            raise DataError(f"{where}: column {quote(name)} is there twice")
         names[name.casefold()] = name
     return list(names.values())
 

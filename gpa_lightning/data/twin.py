@@ -55,7 +55,7 @@ _CHUNK = 65_536  # rows drawn at a time, so that ten million rows need little mo
 
 @dataclass(frozen=True, eq=False)  # arrays have no single truth value
 class TwinModel:
-    """What a table is drawn from; arrays are float64, exams in the order of ``FEATURES``.
+    """The model that a table is drawn from; arrays are float64, exams ordered as ``FEATURES``.
 
     Args:
         correlations: (9, 9), of the exams' deviates.
@@ -146,7 +146,7 @@ def synthetic_twin(rows: int = 43_303, seed: int = 0) -> pd.DataFrame:
 
     Args:
         rows: Number of students to draw, by default as many as the real table has.
-        seed: Of the draw. The same seed gives the same values on every platform, and a shorter
+        seed: Seed of the draw. The same seed gives the same values on every platform, and a shorter
             table is the beginning of a longer one of the same seed.
 
     Returns:

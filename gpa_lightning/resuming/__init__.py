@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING
 
-from gpa_lightning.lazy_imports import lazily
+from gpa_lightning.lazy_imports import lazy_getattr
 
 __all__ = ["BestAndLastCheckpoint", "ExactResume", "WholeCheckpoints"]
 
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from gpa_lightning.resuming.exact_resume import ExactResume
     from gpa_lightning.resuming.whole_checkpoints import WholeCheckpoints
 else:  # reading a checkpoint does without Lightning
-    __getattr__ = lazily(
+    __getattr__ = lazy_getattr(
         __name__,
         {
             "BestAndLastCheckpoint": "best_and_last",

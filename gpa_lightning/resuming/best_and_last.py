@@ -1,4 +1,8 @@
-"""The best checkpoint of a run, and the last one of every epoch."""
+"""The best checkpoint of a run, and the last one of every epoch.
+
+`ModelCheckpoint` has no public names for what it saves and has saved: those with an underscore are
+its own. Tests of training (`samefile`) and of kills notice if they change.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +24,7 @@ class BestAndLastCheckpoint(ModelCheckpoint):
     arguments.
     """
 
-    _saved_content: tuple[object, ...] | None = None
+    _saved_state: tuple[object, ...] | None = None
 
     @property
     def state_key(self) -> str:
@@ -30,22 +34,22 @@ class BestAndLastCheckpoint(ModelCheckpoint):
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Save the last, whether or not it is the best or has been saved after a validation."""
         super().on_train_epoch_end(trainer, pl_module)
-        if trainer.fast_dev_run or self._saved_content == self._content(trainer):  # type: ignore[attr-defined]
+        if trainer.fast_dev_run or self._saved_state == self._state_of_training(trainer):  # type: ignore[attr-defined]
             return
         self._save_last_checkpoint(trainer, self._monitor_candidates(trainer))
 
-    def _content(self, trainer: Trainer) -> tuple[object, ...]:
-        """Tell apart what checkpoints hold."""
+    def _state_of_training(self, trainer: Trainer) -> tuple[object, ...]:
+        """Return what changes when a checkpoint would hold something else."""
         epochs = trainer.fit_loop.epoch_progress.current.processed  # type: ignore[attr-defined]
         # the first best one of a run does not know of a last one yet
         return trainer.global_step, epochs, self.last_model_path
 
     def _save_checkpoint(self, trainer: Trainer, filepath: str) -> None:
-        """Save, or give what has just been saved another name: the best is often also the last."""
-        saved, content = self._last_checkpoint_saved, self._content(trainer)
-        if self._saved_content != content or not Path(saved).is_file():
+        """Save, or link to what has just been saved: the best is often also the last."""
+        saved, state = self._last_checkpoint_saved, self._state_of_training(trainer)
+        if self._saved_state != state or not Path(saved).is_file():
             super()._save_checkpoint(trainer, filepath)
-            self._saved_content = content
+            self._saved_state = state
             return
         if trainer.is_global_zero:
             with whole_file(filepath, overwrite=True) as temporary:
@@ -57,6 +61,6 @@ class BestAndLastCheckpoint(ModelCheckpoint):
         trainer.strategy.checkpoint_io.teardown()
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take up all of the state, of which Lightning leaves out the latest score."""
+        """Restore the state, with the latest score, which Lightning leaves out."""
         super().load_state_dict(state_dict)
         self.current_score = state_dict["current_score"]

@@ -1,4 +1,4 @@
-"""Checkpoints as files: which one is meant, and reading one that may come from a stranger."""
+"""Checkpoint files: finding the last one, and reading one that may come from a stranger."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import torch
 from gpa_lightning import __version__
 
 CHECKPOINT_FORMAT = 1
-"""What a checkpoint holds; raised by a change after which older checkpoints cannot be read."""
+"""Version of what a checkpoint holds, raised when older ones can no longer be read."""
 
 PROJECT_KEY = "gpa_lightning"
 DATA_KEY = "GPADataModule"
@@ -27,14 +27,8 @@ class CheckpointError(ValueError):
 def find_last(log_dir: Path) -> Path:
     """Find the checkpoint that ``--ckpt_path last`` means: the newest ``last.ckpt`` of all runs.
 
-    Args:
-        log_dir: The folder that holds the runs.
-
-    Returns:
-        Its path.
-
     Raises:
-        CheckpointError: If no run has left one.
+        CheckpointError: If no run in the folder of runs has left one.
     """
     candidates = list(log_dir.glob("*/checkpoints/last*.ckpt"))
     if not candidates:
@@ -46,11 +40,7 @@ def find_last(log_dir: Path) -> Path:
 
 
 def stamp(state: dict[str, Any]) -> None:
-    """Record which version of this project wrote a checkpoint, and in which format.
-
-    Args:
-        state: The data module's part of a checkpoint, before it is saved.
-    """
+    """Record this project's version and the format in the data module's part of a checkpoint."""
     state[PROJECT_KEY] = {"version": __version__, "format": CHECKPOINT_FORMAT}
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from lightning.pytorch.loggers import TensorBoardLogger
 
 
-def take_up_curves(
+def resume_curves(
     logger: TensorBoardLogger, step: int, saved_at: float, unlogged: dict[str, float], epoch: int
 ) -> None:
     """Hide from TensorBoard what was logged after a checkpoint, and log what was not, but before.
@@ -14,11 +14,11 @@ def take_up_curves(
     of the checkpoint's own step are logged again if they are older than the checkpoint.
 
     Args:
-        logger: The logger of the run that goes on.
-        step: The last step before the checkpoint.
-        saved_at: When the checkpoint was saved, in seconds of `time.time`.
-        unlogged: The values of this step that were yet to be logged.
-        epoch: The epoch that they belong to.
+        logger: Logger of the run that goes on.
+        step: Last step before the checkpoint.
+        saved_at: Time at which the checkpoint was saved, in seconds as `time.time` counts them.
+        unlogged: Values of this step that were yet to be logged.
+        epoch: Epoch of these values.
     """
     # slow to import, and needed only here
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator

@@ -22,15 +22,15 @@ from torch import Tensor
 
 from gpa_lightning.resuming import random_states, within_epoch
 from gpa_lightning.resuming.checkpoint import CheckpointError
-from gpa_lightning.resuming.curves import take_up_curves
-from gpa_lightning.resuming.settings import compare_settings, settings_of
+from gpa_lightning.resuming.curves import resume_curves
+from gpa_lightning.resuming.settings import collect_settings, compare_settings
 from gpa_lightning.resuming.whole_checkpoints import WholeCheckpoints
 
 _KEY = "end_of_epoch"  # as the first version called all of this
 
 
 class ExactResume(Callback):
-    """Puts into a checkpoint what Lightning leaves out of it, and takes it up when it resumes.
+    """Adds to a checkpoint what Lightning leaves out of it, and restores it when a run resumes.
 
     That is: the random states of all processes, how far the epoch is and what it has logged so
     far, the metrics that are yet to be logged, an early stop, and how far TensorBoard's curves go.
@@ -64,22 +64,20 @@ class ExactResume(Callback):
     def on_save_checkpoint(
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        """Add all that has to be taken up."""
+        """Add all that has to be restored."""
         at = within_epoch.position(trainer)
         mine = within_epoch.collect(trainer, pl_module) if at["within"] else {}
         processes = [(random_states.collect(), mine)] * trainer.world_size
         if len(processes) > 1:
             torch.distributed.all_gather_object(processes, processes[0])
         checkpoint["random_states"] = [states for states, _ in processes]
-        epochs, connector = trainer.fit_loop.epoch_progress.current, trainer._logger_connector
+        epochs = trainer.fit_loop.epoch_progress.current
         at_end = (
             trainer.training and not at["within"] and epochs.processed > epochs.completed  # type: ignore[attr-defined]
         )
-        after_batch = at["pending"] and not at["validated"] and connector.should_update_logs
         checkpoint[_KEY] = {
             "callback_metrics": _on_cpu(trainer.callback_metrics),
-            # there is no public name for what is logged now, without what was before
-            "unlogged": _on_cpu(connector.metrics["log"] if at_end or after_batch else {}),
+            "unlogged": _on_cpu(within_epoch.unlogged(trainer, at, at_end)),
             "at_end": at_end,
             "should_stop": trainer.should_stop,
             "position": at,
@@ -98,30 +96,30 @@ class ExactResume(Callback):
             return
         names = (_KEY, "epoch", "global_step", "random_states")
         self._checkpoint = {name: checkpoint[name] for name in names if name in checkpoint}
-        at = self._left_off.get("position")
+        at = self._saved.get("position")
         if at is None:
             return
-        before, now = len(self._left_off["processes"]), trainer.world_size
+        before, now = len(self._saved["processes"]), trainer.world_size
         if at["within"] and before != now:
             raise CheckpointError(
                 f"the checkpoint was taken within an epoch, with {before} processes, and can be "
                 f"gone on from with as many, not with {now}"
             )
-        within_epoch.put_back(checkpoint["loops"]["fit_loop"], at)
+        within_epoch.set_counters(checkpoint["loops"]["fit_loop"], at)
 
     @property
-    def _left_off(self) -> dict[str, Any]:
-        left_off: dict[str, Any] = self._checkpoint.get(_KEY, {})
-        return left_off
+    def _saved(self) -> dict[str, Any]:
+        saved: dict[str, Any] = self._checkpoint.get(_KEY, {})
+        return saved
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Compare the settings; take up the metrics, an early stop, and TensorBoard's curves."""
-        self._settings = settings_of(trainer)
+        self._settings = collect_settings(trainer)
         if not self._checkpoint:
             return
-        left_off = self._left_off
-        compare_settings(self._settings, left_off.get("settings", []))
-        trainer.callback_metrics.update(left_off.get("callback_metrics", {}))
+        saved = self._saved
+        compare_settings(self._settings, saved.get("settings", []))
+        trainer.callback_metrics.update(saved.get("callback_metrics", {}))
         for early, patience in self._patience.items():
             # a checkpoint's patience would silently overrule the one that is asked for
             if early.patience != patience and early.wait_count < patience:
@@ -130,14 +128,14 @@ class ExactResume(Callback):
         stopped = any(
             early.stopping_reason != EarlyStoppingReason.NOT_STOPPED for early in self._patience
         )
-        trainer.should_stop = stopped and left_off.get("should_stop", False)
+        trainer.should_stop = stopped and saved.get("should_stop", False)
         for logger in trainer.loggers:
             if isinstance(logger, TensorBoardLogger) and trainer.is_global_zero:
-                take_up_curves(
+                resume_curves(
                     logger,
                     step=self._checkpoint["global_step"] - 1,
                     saved_at=_saved_at(trainer.ckpt_path),
-                    unlogged={name: v.item() for name, v in left_off.get("unlogged", {}).items()},
+                    unlogged={name: v.item() for name, v in saved.get("unlogged", {}).items()},
                     epoch=self._checkpoint["epoch"],
                 )
 
@@ -147,22 +145,22 @@ class ExactResume(Callback):
         At the last moment before they are used. A process that the run did not have before starts
         with a state of its own.
         """
-        checkpoint, left_off = self._checkpoint, self._left_off
+        checkpoint, saved = self._checkpoint, self._saved
         self._checkpoint = {}
         rank = trainer.global_rank
-        if at := left_off.get("position"):
-            within_epoch.go_on(trainer, at)
+        if at := saved.get("position"):
+            within_epoch.resume_loops(trainer, at)
             if at["within"]:
-                within_epoch.restore(trainer, pl_module, left_off["processes"][rank])
-        if left_off.get("at_end"):
-            _step_plateau_schedulers(trainer, checkpoint["epoch"] + 1, left_off["callback_metrics"])
+                within_epoch.restore(trainer, pl_module, saved["processes"][rank])
+        if saved.get("at_end"):
+            _step_plateau_schedulers(trainer, checkpoint["epoch"] + 1, saved["callback_metrics"])
         states = checkpoint.get("random_states", [])
         # the first checkpoints of version 0.1.0 hold those of their one process, in no list
         states = states if isinstance(states, list) else [states]
         if rank < len(states):
             random_states.restore(states[rank])
         elif rank > 0:
-            random_states.seed_apart(rank, trainer.global_step)
+            random_states.seed_process(rank, trainer.global_step)
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Count the last epoch, also where nothing was left to train after it."""

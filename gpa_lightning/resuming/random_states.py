@@ -36,15 +36,11 @@ def restore(states: dict[str, Any]) -> None:
         torch.cuda.set_rng_state_all(states["cuda"])
 
 
-def seed_apart(rank: int, step: int) -> None:
-    """Give this process a random stream of its own, so that dropout differs between processes.
+def seed_process(rank: int, step: int) -> None:
+    """Seed this process differently from the others, so that dropout differs between them.
 
     Lightning seeds all processes of a training alike, which gives them the same initial weights,
     and would give the rows of each the same dropout masks.
-
-    Args:
-        rank: The number of the process.
-        step: Optimiser steps taken so far.
     """
     own = np.random.SeedSequence(torch.initial_seed(), spawn_key=(rank, step))
     torch.manual_seed(int(own.generate_state(1, np.uint64)[0]))

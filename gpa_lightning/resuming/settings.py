@@ -12,14 +12,10 @@ from gpa_lightning.resuming.checkpoint import CheckpointError
 _KERNELS = ("fused", "foreach", "capturable", "differentiable")  # how, and not what, is computed
 
 
-def settings_of(trainer: Trainer) -> list[dict[str, Any]]:
+def collect_settings(trainer: Trainer) -> list[dict[str, Any]]:
     """Return the settings of each parameter group and schedule, before a checkpoint is restored.
 
-    Args:
-        trainer: The Trainer that is about to fit.
-
-    Returns:
-        A dictionary each, with the class's name under ``class``; numbers and words only.
+    Each is a dictionary of numbers and strings, with the class's name under ``class``.
     """
     groups = [(each, group) for each in trainer.optimizers for group in each.param_groups]
     schedules = [config.scheduler for config in trainer.lr_scheduler_configs]
@@ -35,7 +31,7 @@ def _plain(owner: object, values: dict[str, Any]) -> dict[str, Any]:
 
 
 def _flat(values: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Yield numbers and words, those of a schedule that is made of others by the path to them."""
+    """Yield numbers and strings, of nested schedules too, each with its dotted path."""
     for name, value in values.items():
         path = f"{prefix}{name}"
         if isinstance(value, dict):
@@ -55,12 +51,8 @@ def _is_plain(value: object) -> bool:
 def compare_settings(now: list[dict[str, Any]], then: list[dict[str, Any]]) -> None:
     """Refuse to go on with other settings than a checkpoint's, which would silently overrule them.
 
-    Args:
-        now: What `settings_of` returns.
-        then: What it returned in the run that wrote the checkpoint; empty if that is not known.
-
     Raises:
-        CheckpointError: If they differ.
+        CheckpointError: If they differ. Settings of ``then`` that are not known are left out.
     """
     if then and [each["class"] for each in now] != [each["class"] for each in then]:
         classes = (" with ".join(dict.fromkeys(each["class"] for each in s)) for s in (now, then))

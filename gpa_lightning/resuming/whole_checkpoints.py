@@ -32,11 +32,6 @@ class WholeCheckpoints(TorchCheckpointIO):
     ) -> None:
         """Write a checkpoint to a temporary name on the same disk, and rename it.
 
-        Args:
-            checkpoint: Lightning's dictionary.
-            path: Where to.
-            storage_options: Not used.
-
         Raises:
             OutputError: If it cannot be written; one that was there is left as it was.
         """
@@ -54,11 +49,7 @@ class WholeCheckpoints(TorchCheckpointIO):
         self.teardown()
 
     def remove_checkpoint(self, path: str | Path) -> None:
-        """Remove a checkpoint once the next one is written.
-
-        Args:
-            path: Which one.
-        """
+        """Remove a checkpoint once the next one is written."""
         self._superseded.append(path)
 
     def teardown(self) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 PREFIX = ".unfinished-"
-"""How the temporary folders are named that a process leaves behind which is killed writing."""
+"""Prefix of temporary folders, which a process leaves behind if it is killed while writing."""
 
 
 class OutputError(ValueError):

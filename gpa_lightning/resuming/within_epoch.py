@@ -18,7 +18,7 @@ _COUNTS = ("ready", "started", "processed", "completed")
 
 
 def position(trainer: Trainer) -> dict[str, Any]:
-    """Say how far a run is, when a checkpoint of it is saved.
+    """Return how far a run is, when a checkpoint of it is saved.
 
     Args:
         trainer: The Trainer that fits.
@@ -26,7 +26,7 @@ def position(trainer: Trainer) -> dict[str, Any]:
     Returns:
         A dictionary of
 
-        - ``batches``: how many of the epoch have been learnt from,
+        - ``batches``: number of batches of the epoch that have been learnt from,
         - ``within``: whether the epoch has batches left, or something to do after the last one,
         - ``ended``: whether the epoch is over all the same, by ``max_steps`` or an early stop,
         - ``whole``: whether no batches are left,
@@ -37,7 +37,10 @@ def position(trainer: Trainer) -> dict[str, Any]:
     epoch_loop, epochs = trainer.fit_loop.epoch_loop, trainer.fit_loop.epoch_progress.current
     batches, validation = epoch_loop.batch_progress.current, epoch_loop.val_loop.batch_progress
     ended = epochs.processed == epochs.ready  # type: ignore[attr-defined]
-    whole = epoch_loop._num_ready_batches_reached() and batches.processed == batches.ready  # type: ignore[attr-defined]
+    is_last = (
+        batches.ready == trainer.num_training_batches or epoch_loop.batch_progress.is_last_batch
+    )
+    whole = is_last and batches.processed == batches.ready  # type: ignore[attr-defined]
     after_batch = batches.completed < batches.processed  # type: ignore[attr-defined]
     begun = epochs.started == epochs.ready > 0  # type: ignore[attr-defined]
     return {
@@ -52,12 +55,12 @@ def position(trainer: Trainer) -> dict[str, Any]:
     }
 
 
-def put_back(loops: dict[str, Any], at: dict[str, Any]) -> None:
-    """Set the counters of a checkpoint to between two batches, or between two epochs.
+def set_counters(loops: dict[str, Any], at: dict[str, Any]) -> None:
+    """Set the counters in a checkpoint to a moment between two batches, or between two epochs.
 
     Args:
-        loops: Lightning's state of the loops of a fit, which is changed.
-        at: The `position` of the checkpoint.
+        loops: State of the loops of a fit, as Lightning saves it; it is changed.
+        at: `position` of the checkpoint.
     """
     epochs, batches = loops["epoch_progress"], loops["epoch_loop.batch_progress"]
     for level in ("total", "current"):
@@ -80,13 +83,8 @@ def put_back(loops: dict[str, Any], at: dict[str, Any]) -> None:
         validation["current"].update(dict.fromkeys(_COUNTS, 0))
 
 
-def go_on(trainer: Trainer, at: dict[str, Any]) -> None:
-    """Let the loops go on from where `put_back` has set them, to be called when training starts.
-
-    Args:
-        trainer: The Trainer that fits.
-        at: The `position` of the checkpoint.
-    """
+def resume_loops(trainer: Trainer, at: dict[str, Any]) -> None:
+    """Resume the loops from where `set_counters` has set them, when training starts."""
     fit_loop, epoch_loop = trainer.fit_loop, trainer.fit_loop.epoch_loop
     # else a schedule that waits for a plateau would miss the end of this epoch
     fit_loop._restarting = False
@@ -106,16 +104,17 @@ def go_on(trainer: Trainer, at: dict[str, Any]) -> None:
 
 
 def collect(trainer: Trainer, module: LightningModule) -> dict[str, Any]:
-    """Return what this process has gathered within an epoch, in a form that a checkpoint may hold.
+    """Return the sums of an epoch so far, of this process, in a form that a checkpoint may hold.
 
     That is: the states of the metrics, the values whose mean of the epoch is to be logged, and
     gradients that are being accumulated.
     """
     epoch_loop = trainer.fit_loop.epoch_loop
+    accumulates = epoch_loop._should_accumulate()
     validation = {id(logged.value) for logged in epoch_loop.val_loop._results.values()}
     return {
         "metrics": {
-            name: {"states": metric.metric_state, "updates": metric._update_count}
+            name: {"states": metric.metric_state, "updates": metric.update_count}
             for name, metric in module.named_modules()
             if isinstance(metric, Metric) and metric.update_called and id(metric) not in validation
         },
@@ -123,7 +122,7 @@ def collect(trainer: Trainer, module: LightningModule) -> dict[str, Any]:
         "gradients": {
             name: weight.grad
             for name, weight in module.named_parameters()
-            if weight.grad is not None and epoch_loop._should_accumulate()
+            if weight.grad is not None and accumulates
         },
     }
 
@@ -144,7 +143,7 @@ def _logged(result: Any) -> dict[str, Any]:
 
 
 def restore(trainer: Trainer, module: LightningModule, gathered: dict[str, Any]) -> None:
-    """Take up what `collect` has returned."""
+    """Restore what `collect` has returned."""
     connector, results = trainer._logger_connector, trainer.fit_loop.epoch_loop._results
     for name, state in gathered["metrics"].items():
         metric = module.get_submodule(name)
@@ -171,3 +170,10 @@ def _set_states(metric: Any, states: dict[str, Any], device: torch.device) -> No
     for name, value in states.items():
         moved = [each.to(device) for each in value] if isinstance(value, list) else value.to(device)
         setattr(metric, name, moved)
+
+
+def unlogged(trainer: Trainer, at: dict[str, Any], at_end: bool) -> dict[str, Any]:
+    """Return the metrics that are yet to be logged when a checkpoint is saved."""
+    connector = trainer._logger_connector
+    after_batch = at["pending"] and not at["validated"] and connector.should_update_logs
+    return connector.metrics["log"] if at_end or after_batch else {}

@@ -45,12 +45,12 @@ _TEST_SET = ("sha256", "rows", "target", "test_size", "split_seed")  # what name
 
 @dataclass(frozen=True)
 class Comparison:
-    """What several settings came to.
+    """Comparison of several settings.
 
     Args:
-        outcomes: Outcomes of each setting's runs, by its name, that to compare with first. An
-            outcome is what `outcome_of` makes; an ``error`` in it says why there is no more.
-        descriptions: What each setting is, by its name: its flags.
+        outcomes: Outcomes of the runs of each setting, by its name; the others are compared with
+            the first. `make_outcome` makes them; an ``error`` in one says why there is no more.
+        descriptions: Flags of each setting, by its name.
     """
 
     outcomes: Mapping[str, Sequence[Outcome]]
@@ -58,7 +58,7 @@ class Comparison:
 
     @property
     def runs(self) -> pd.DataFrame:
-        """A row a run, without its curves."""
+        """Table of the runs, a row each, without their curves."""
         rows = [
             {"setting": setting, **outcome, **outcome.get("data", {})}
             for setting, outcomes in self.outcomes.items()
@@ -70,7 +70,7 @@ class Comparison:
 
     @property
     def table(self) -> pd.DataFrame:
-        """A row a setting, as text, that with the lowest test loss first."""
+        """Table of the settings as text, a row each, sorted by test loss."""
         runs = self.runs
         by_setting = {name: runs[runs.setting == name] for name in self.outcomes}
         first, *_ = by_setting
@@ -106,7 +106,7 @@ class Comparison:
 
     @property
     def notes(self) -> list[str]:
-        """What to know besides: where a test loss has guided the training, and the data."""
+        """Notes on settings whose test set guided the training, and on the data."""
         outcomes = [each for part in self.outcomes.values() for each in part]
         guided = [
             name
@@ -162,18 +162,7 @@ class Comparison:
         return figure
 
     def save(self, settings: Settings, command: str) -> Path:
-        """Write figure, table and report into ``settings.output``.
-
-        Args:
-            settings: Where to, and on which device.
-            command: The command line, for the report.
-
-        Returns:
-            The folder.
-
-        Raises:
-            OutputError: If they cannot be written.
-        """
+        """Write figure, table and report into ``settings.output``; the report names the command."""
         parts = ["# Comparison", METHOD.format(mse=MSE), markdown_table(self.table)]
         parts += [f"![{ALT}](figure.png)", CAPTION, "## Settings"]
         parts += ["\n".join(f"- {name}: `{text}`" for name, text in self.descriptions.items())]
@@ -197,7 +186,7 @@ class Comparison:
 
 
 def _shared_epochs(outcomes: Sequence[Outcome], which: str) -> pd.DataFrame:
-    """Return the points of a curve as far as all runs that have it got."""
+    """Return the points of a curve up to the epoch that all runs with that curve reached."""
     curves = [outcome[which] for outcome in outcomes if outcome.get(which)]
     points = [point for curve in curves for point in curve]
     table = pd.DataFrame(points, columns=["epoch", "loss"], dtype=float)
@@ -215,7 +204,7 @@ def _spread(values: pd.Series[float]) -> str:
 
 
 def _difference(part: pd.DataFrame, first: pd.DataFrame) -> tuple[str, str]:
-    """Return the paired difference of the test losses with its interval, and words on the seeds."""
+    """Return the paired difference of the test losses with its interval, and how seeds agree."""
     # outcomes of earlier versions name no target
     tested = [each.fillna({"target": ""}).set_index(["seed", *_TEST_SET]) for each in (part, first)]
     mine, others = (each.test_loss for each in tested)

@@ -20,7 +20,7 @@ from gpa_lightning import GPADataModule, GPARegressor
 from gpa_lightning.studies.drawing import MSE, TEST, TRAINING, draw_band, legend_below, new_axes
 from gpa_lightning.studies.more_data import val_size
 from gpa_lightning.studies.result import Claim, Result
-from gpa_lightning.studies.runs import Outcome, Run, fit_for_steps, perform
+from gpa_lightning.studies.runs import Outcome, Run, fit_for_steps, perform, tabulate
 from gpa_lightning.studies.settings import Settings, Size
 
 NAME = "double-descent"
@@ -48,19 +48,19 @@ class RepeatedFullBatch(GPADataModule):
 
 
 def train_network(
-    settings: Settings, folder: Path, seed: int, width: int, rows: int, of: int, steps: int
+    settings: Settings, folder: Path, seed: int, width: int, rows: int, total: int, steps: int
 ) -> Outcome:
     """Train a network with one hidden layer to convergence."""
-    data = settings.data_module(seed, RepeatedFullBatch, val_size=val_size(rows, of))
+    data = settings.data_module(seed, RepeatedFullBatch, val_size=val_size(rows, total))
     model = GPARegressor(settings.in_features, (width,), learning_rate=3e-3)
     return fit_for_steps(settings, folder, data, model, steps)
 
 
 def solve_random_features(
-    settings: Settings, folder: Path, seed: int, width: int, rows: int, of: int
+    settings: Settings, folder: Path, seed: int, width: int, rows: int, total: int
 ) -> Outcome:
     """Fit the output weights of a random hidden layer, by least squares with the smallest norm."""
-    data = settings.data_module(seed, val_size=val_size(rows, of))
+    data = settings.data_module(seed, val_size=val_size(rows, total))
     (x, y), (x_test, y_test) = (
         (tensor.double().numpy() for tensor in data.dataset(name).tensors)
         for name in ("training", "test")
@@ -84,7 +84,7 @@ def study(settings: Settings) -> Result:
     widths, steps, shares = SIZES[settings.size]
     runs = []
     for seed in settings.repetitions:
-        drawn = {"seed": seed, "rows": rows, "of": every}
+        drawn = {"seed": seed, "rows": rows, "total": every}
         for width in widths:
             arguments = {**drawn, "width": width, "steps": steps}
             runs.append(Run(f"network-{width}-seed-{seed}", train_network, arguments))
@@ -93,17 +93,9 @@ def study(settings: Settings) -> Result:
             name = f"features-{width}-seed-{seed}"
             runs.append(Run(name, solve_random_features, {**drawn, "width": width}))
     outcomes = perform(NAME, runs, settings)
-    table = pd.DataFrame(
-        [
-            {
-                "model": NETWORK if done.function is train_network else FEATURES,
-                "width": done.arguments["width"],
-                "seed": done.arguments["seed"],
-                **outcome,
-            }
-            for done, outcome in zip(runs, outcomes, strict=True)
-        ]
-    )
+    table = tabulate(runs, outcomes, "width", "seed")
+    models = [NETWORK if run.function is train_network else FEATURES for run in runs]
+    table.insert(0, "model", models)
     medians = table.groupby(["model", "width"])[["train_loss", "test_loss"]].median()
     # a width w has w (inputs + 2) + 1 weights; with as many as rows it can fit them all
     threshold = (rows - 1) / (settings.in_features + 2)

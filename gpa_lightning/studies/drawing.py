@@ -17,12 +17,7 @@ TEST: Mapping[str, Any] = {"color": "black", "linestyle": "-", "marker": "s"}
 
 
 def new_axes(titles: tuple[str, ...] = ("",), **labels: Any) -> tuple[Figure, list[Axes]]:
-    """Make a figure of axes, two in a row.
-
-    Args:
-        titles: Titles of the axes.
-        labels: ``xlabel``, ``ylabel``, ``xscale`` and ``yscale`` of all axes.
-    """
+    """Make a figure of axes, two in a row, with a title each and the same labels and scales."""
     columns = min(2, len(titles))
     rows = -(-len(titles) // columns)
     # small, so that the text is large beside it: a phone shrinks a figure to its own width

@@ -16,7 +16,7 @@ from gpa_lightning import GPADataModule, GPARegressor
 from gpa_lightning.studies.drawing import MSE, new_axes
 from gpa_lightning.studies.full_batch import HIDDEN, TINY_HIDDEN
 from gpa_lightning.studies.result import Claim, Result
-from gpa_lightning.studies.runs import Outcome, Run, fit, perform
+from gpa_lightning.studies.runs import Outcome, Run, fit, perform, tabulate
 from gpa_lightning.studies.settings import Settings
 
 NAME = "early-stopping"
@@ -85,20 +85,12 @@ def study(settings: Settings) -> Result:
         for seed in settings.repetitions
     ]
     outcomes = perform(NAME, runs, settings)
-    table = pd.DataFrame(
-        [
-            {
-                "seed": done.arguments["seed"],
-                "patience": str(done.arguments["patience"] or NONE),
-                "test_set_wiped_out": done.arguments["blind"],
-                **outcome,
-            }
-            for done, outcome in zip(runs, outcomes, strict=True)
-        ]
-    )
-    open_eyed = table[~table.test_set_wiped_out]
+    table = tabulate(runs, outcomes, "seed", "patience", "blind")
+    table = table.rename(columns={"blind": "test_set_wiped_out"})
+    table["patience"] = [str(run.arguments["patience"] or NONE) for run in runs]
+    tested = table[~table.test_set_wiped_out]
     measured = ["epochs", "seconds", "test_loss", "best_test_loss"]
-    summary = open_eyed.groupby("patience", sort=False)[measured].mean().reset_index()
+    summary = tested.groupby("patience", sort=False)[measured].mean().reset_index()
     summary["time saved"] = 1 - summary.seconds / summary.seconds.iloc[-1]
     return Result(
         name=NAME,
@@ -114,15 +106,15 @@ def study(settings: Settings) -> Result:
         "Means over the seeds.",
         table=table,
         summary=summary,
-        figure=_figure(open_eyed, epochs),
+        figure=_figure(tested, epochs),
         alt="Test loss against the epoch at which training stopped, for each patience.",
-        claims=_claims(table, open_eyed),
+        claims=_claims(table, tested),
     )
 
 
-def _claims(table: pd.DataFrame, open_eyed: pd.DataFrame) -> list[Claim]:
+def _claims(table: pd.DataFrame, tested: pd.DataFrame) -> list[Claim]:
     tests, seconds, epochs = (
-        open_eyed.pivot_table(index="seed", columns="patience", values=column)
+        tested.pivot_table(index="seed", columns="patience", values=column)
         for column in ("test_loss", "seconds", "epochs")
     )
     stopped = [str(patience) for patience in PATIENCES]

@@ -5,37 +5,41 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-import pandas as pd
-
 from gpa_lightning import GPARegressor
 from gpa_lightning.studies.drawing import MSE, TEST, TRAINING, draw_band, new_axes
 from gpa_lightning.studies.full_batch import HIDDEN, TINY_HIDDEN
 from gpa_lightning.studies.result import Claim, Result
-from gpa_lightning.studies.runs import Outcome, Run, fit_for_steps, perform
+from gpa_lightning.studies.runs import Outcome, Run, fit_for_steps, perform, tabulate
 from gpa_lightning.studies.settings import Settings, Size
 
 NAME = "more-data"
-SIZES = (100, 300, 1000, 3000, 10_000)  # and all training rows that there are
+SIZES = (100, 300, 1000, 3000, 10_000)  # of the training set, besides all rows
 STEPS: Mapping[Size, int] = {"full": 3500, "quick": 400, "tiny": 60}
 
 
-def val_size(rows: int, of: int) -> float:
-    """Return the validation share that leaves ``rows`` of so many for training, exactly.
+def val_size(rows: int, total: int) -> float:
+    """Return the validation share that leaves exactly ``rows`` of ``total`` rows for training.
 
     Example:
         >>> settings = Settings({"source": "synthetic"})
-        >>> settings.data_module(0, val_size=val_size(300, of=34642)).rows["training"]
+        >>> settings.data_module(0, val_size=val_size(300, total=34642)).rows["training"]
         300
     """
     # the data module rounds up; half a row less is safe from rounding errors
-    return 0.0 if rows == of else (of - rows - 0.5) / of
+    return 0.0 if rows == total else (total - rows - 0.5) / total
 
 
 def run(
-    settings: Settings, folder: Path, seed: int, rows: int, of: int, hidden: list[int], steps: int
+    settings: Settings,
+    folder: Path,
+    seed: int,
+    rows: int,
+    total: int,
+    hidden: list[int],
+    steps: int,
 ) -> Outcome:
-    """Train once on so many rows, for a given number of steps."""
-    data = settings.data_module(seed, val_size=val_size(rows, of))
+    """Train once on ``rows`` of the ``total`` training rows, for a number of steps."""
+    data = settings.data_module(seed, val_size=val_size(rows, total))
     model = GPARegressor(settings.in_features, hidden)
     return fit_for_steps(settings, folder, data, model, steps)
 
@@ -52,18 +56,13 @@ def study(settings: Settings) -> Result:
         Run(
             f"rows-{rows}-seed-{seed}",
             run,
-            {"seed": seed, "rows": rows, "of": every, "hidden": list(hidden), "steps": steps},
+            {"seed": seed, "rows": rows, "total": every, "hidden": list(hidden), "steps": steps},
         )
         for rows in [*sizes, every]
         for seed in settings.repetitions
     ]
     outcomes = perform(NAME, runs, settings)
-    table = pd.DataFrame(
-        [
-            {"rows": done.arguments["rows"], "seed": done.arguments["seed"], **outcome}
-            for done, outcome in zip(runs, outcomes, strict=True)
-        ]
-    )
+    table = tabulate(runs, outcomes, "rows", "seed")
     summary = table.groupby("rows")[["train_loss", "test_loss"]].mean().reset_index()
     summary["gap"] = summary.test_loss - summary.train_loss
     figure, (axes,) = new_axes(xlabel="training rows", ylabel=MSE, xscale="log")

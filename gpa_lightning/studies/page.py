@@ -35,15 +35,8 @@ th:first-child, td:first-child { text-align: left; }
 def save_page(results: Sequence[Result], settings: Settings) -> Path:
     """Write the reports of saved results as one HTML page, with their figures in it.
 
-    Args:
-        results: Results that have been saved, in the order of the page.
-        settings: Settings that they were saved with.
-
     Returns:
         Path of the page, ``report.html`` in the output folder.
-
-    Raises:
-        OutputError: If it cannot be written.
     """
     links = (f'<li><a href="#{each.name}">{escape(each.title)}</a></li>' for each in results)
     contents = f'<nav aria-label="Studies"><ol>{"".join(links)}</ol></nav>'

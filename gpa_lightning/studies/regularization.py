@@ -17,7 +17,7 @@ from gpa_lightning.losses import evaluation_mse, weight_norm
 from gpa_lightning.studies.drawing import MSE, TEST, TRAINING, draw_band, legend_below, new_axes
 from gpa_lightning.studies.full_batch import HIDDEN, TINY_HIDDEN
 from gpa_lightning.studies.result import Claim, Result
-from gpa_lightning.studies.runs import Outcome, Run, fit, perform
+from gpa_lightning.studies.runs import Outcome, Run, fit, perform, tabulate
 from gpa_lightning.studies.settings import Settings
 
 NAME = "regularization"
@@ -108,12 +108,7 @@ def study(settings: Settings) -> Result:
         for seed in settings.repetitions
     ]
     outcomes = perform(NAME, runs, settings)
-    table = pd.DataFrame(
-        [
-            {name: done.arguments[name] for name in ("strategy", "strength", "seed")} | outcome
-            for done, outcome in zip(runs, outcomes, strict=True)
-        ]
-    )
+    table = tabulate(runs, outcomes, "strategy", "strength", "seed")
     plain = table[table.strategy == NONE].set_index("seed").test_loss
     best = {strategy: _best(table, strategy) for strategy in (NONE, *GRIDS)}
     summary = pd.DataFrame(

@@ -1,4 +1,4 @@
-"""What a study comes to, and the files that it leaves behind."""
+"""The result of a study, and the files that it is saved as."""
 
 from __future__ import annotations
 
@@ -82,10 +82,10 @@ class Result:
         return [(verdicts[claim.holds], claim) for claim in self.claims]
 
     def mark(self, settings: Settings) -> str:
-        """Return what tells a small version from a result; nothing for the full one."""
+        """Return a warning that a small version is not a result; empty for the full one."""
         if settings.size == "quick":
-            most = min(settings.most_rows or 0, settings.provenance.rows) if self.uses_data else 0
-            rows = f", {most:,} rows" if most else ""
+            count = min(settings.max_rows or 0, settings.provenance.rows) if self.uses_data else 0
+            rows = f", {count:,} rows" if count else ""
             return f"quick look: one seed{rows}; not a result"
         return TINY if settings.size == "tiny" else ""
 
@@ -101,15 +101,8 @@ class Result:
     def save(self, settings: Settings) -> Path:
         """Write the figure, the table and the report, all of them or none.
 
-        Args:
-            settings: Settings that the study was run with.
-
         Returns:
-            The folder: ``figure.png``, ``figure.svg``, ``results.csv``, ``report.md``, and an
-            event file with the figure for TensorBoard.
-
-        Raises:
-            OutputError: If they cannot be written.
+            The folder, with the files that `save` writes.
         """
         folder = settings.output / self.name
         if mark := self.mark(settings):
@@ -136,7 +129,7 @@ class Result:
         return "\n\n".join(parts) + "\n"
 
     def _made_with(self, settings: Settings) -> Iterator[str]:
-        """Yield lines that say what it comes from: data, seeds, versions, hardware."""
+        """Yield lines on data, seeds, command, versions and hardware."""
         if self.uses_data:
             yield f"data: {describe_table(settings.provenance)}"
         yield f"seeds: {', '.join(map(str, settings.repetitions))}"
@@ -146,14 +139,10 @@ class Result:
 
 
 def save(folder: Path, figure: Figure, table: pd.DataFrame, report: str) -> None:
-    """Write a figure, a table and a report into a folder, all of them or none.
+    """Write a figure, a table and a report in Markdown into a folder, all of them or none.
 
-    Args:
-        folder: Folder that gets ``figure.png``, ``figure.svg``, ``results.csv``, ``report.md``, and
-            an event file with the figure for TensorBoard under the folder's name.
-        figure: The figure.
-        table: The table.
-        report: The report, as Markdown.
+    The files are ``figure.png``, ``figure.svg``, ``results.csv``, ``report.md``, and an event file
+    with the figure for TensorBoard.
 
     Raises:
         OutputError: If they cannot be written.
@@ -187,7 +176,7 @@ def _image(figure: Figure, alt: str) -> str:
 
 
 def describe_table(table: Provenance) -> str:
-    """Say which table it is, without the folders of this machine."""
+    """Describe a table, without the folders of this machine."""
     kind = "SYNTHETIC, no real students" if table.kind == "synthetic" else table.kind
     is_file = table.kind in ("file", "cache")
     where = Path(table.location).name if is_file else table.location

@@ -1,4 +1,4 @@
-"""A study's runs: independent of each other, several at a time, each done once and kept."""
+"""The runs of a study: independent of each other, several at a time, each done once and kept."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
 
+import pandas as pd
 import torch
 from joblib import Parallel, delayed, effective_n_jobs, parallel_config
 from joblib.externals.loky.process_executor import TerminatedWorkerError
@@ -22,8 +23,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemaini
 from gpa_lightning import GPADataModule, GPARegressor, __version__, default_callbacks
 from gpa_lightning.callbacks import HyperparameterTable
 from gpa_lightning.callbacks.notebook_progress import NotebookProgress
-from gpa_lightning.estimator import quiet_lightning
 from gpa_lightning.losses import evaluation_mse
+from gpa_lightning.quiet import quiet_lightning
 from gpa_lightning.resuming.whole_file import OutputError, whole_file
 from gpa_lightning.studies.settings import Settings
 
@@ -32,11 +33,11 @@ OUTCOME = "outcome.json"
 ATTEMPTS = 3
 """How often a run is tried whose process is killed; Dask's own limit is of this size too."""
 
-_ONE_AT_A_TIME = threading.Lock()  # of a Dask worker's threads: they share the random state
+_LOCK = threading.Lock()  # of a Dask worker's threads: they share the random state
 
 
 class WorkerError(RuntimeError):
-    """No process for the runs, or one that is killed again and again: one line, what to do."""
+    """Lack of a process for the runs, or one that is killed repeatedly: one line, what to do."""
 
 
 @dataclass(frozen=True)
@@ -48,8 +49,8 @@ class Run:
         function: Function called with the settings, the folder and ``arguments``, perhaps in
             another process, after PyTorch was seeded with the argument ``seed``; returns what
             JSON can hold.
-        arguments: All that the outcome depends on besides the data and the device, as JSON can
-            hold it.
+        arguments: Arguments of the function, as JSON can hold them: all that the outcome depends
+            on besides the data and the device.
     """
 
     name: str
@@ -57,7 +58,7 @@ class Run:
     arguments: Mapping[str, Any]
 
     def key(self, settings: Settings) -> str:
-        """Name what the outcome depends on, in 16 hexadecimal digits."""
+        """Return a hash of all that the outcome depends on, 16 hexadecimal digits."""
         facts = {
             "function": f"{self.function.__module__}.{self.function.__qualname__}",
             "arguments": self.arguments,
@@ -66,8 +67,8 @@ class Run:
             "device": settings.device,
             "version": __version__,
         }
-        if settings.most_rows is not None:
-            facts["most_rows"] = settings.most_rows
+        if settings.max_rows is not None:
+            facts["max_rows"] = settings.max_rows
         return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
 
 
@@ -94,11 +95,11 @@ def perform(study: str, runs: Sequence[Run], settings: Settings) -> list[Outcome
     outcomes: dict[int, Outcome] = {}
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
     remaining = TimeRemainingColumn(elapsed_when_finished=True)
-    with _engine(settings) as threads, NotebookProgress(*columns, remaining) as progress:
+    with _configure_joblib(settings) as threads, NotebookProgress(*columns, remaining) as progress:
         bar = progress.add_task(study, total=len(runs))
         for attempt in range(1, ATTEMPTS + 1):
             calls = (
-                delayed(_numbered)(i, output / study, run, settings, threads)
+                delayed(_perform_one)(i, output / study, run, settings, threads)
                 for i, run in enumerate(runs)
                 if i not in outcomes
             )
@@ -117,8 +118,8 @@ def perform(study: str, runs: Sequence[Run], settings: Settings) -> list[Outcome
 
 
 @contextmanager
-def _engine(settings: Settings) -> Iterator[int]:
-    """Set joblib up for the settings' processes or cluster, and yield the threads of each run."""
+def _configure_joblib(settings: Settings) -> Iterator[int]:
+    """Configure joblib for processes or a cluster, and yield the number of threads of a run."""
     if settings.dask is None:
         yield max(1, torch.get_num_threads() // effective_n_jobs(settings.n_jobs))
         return
@@ -164,20 +165,30 @@ def _engine(settings: Settings) -> Iterator[int]:
             ) from error
 
 
+def tabulate(runs: Sequence[Run], outcomes: Sequence[Outcome], *arguments: str) -> pd.DataFrame:
+    """Tabulate outcomes, a row a run, with some of the runs' arguments in front."""
+    return pd.DataFrame(
+        [
+            {name: run.arguments[name] for name in arguments} | outcome
+            for run, outcome in zip(runs, outcomes, strict=True)
+        ]
+    )
+
+
 def _version() -> str:
     return __version__
 
 
-def _numbered(
+def _perform_one(
     number: int, study: Path, run: Run, settings: Settings, threads: int
 ) -> tuple[int, Outcome]:
-    with _ONE_AT_A_TIME:
+    with _LOCK:
         torch.set_num_threads(threads)
-        return number, _outcome(study, run, settings)
+        return number, _load_or_run(study, run, settings)
 
 
-def _outcome(study: Path, run: Run, settings: Settings) -> Outcome:
-    """Return a run's outcome: kept from before, copied from another study, or made now."""
+def _load_or_run(study: Path, run: Run, settings: Settings) -> Outcome:
+    """Load the outcome of a finished run, of this study or another; else run it now."""
     name = f"{run.name}-{run.key(settings)}"
     folder = study / "runs" / name
     try:
@@ -188,7 +199,7 @@ def _outcome(study: Path, run: Run, settings: Settings) -> Outcome:
                 break
             else:
                 folder.mkdir(parents=True)
-                with whole_file(folder / OUTCOME) as file, _isolated(run.arguments["seed"]):
+                with whole_file(folder / OUTCOME) as file, _seeded(run.arguments["seed"]):
                     outcome = run.function(settings, folder, **run.arguments)
                     file.write_text(json.dumps(outcome))
         loaded: Outcome = json.loads((folder / OUTCOME).read_text())
@@ -198,8 +209,8 @@ def _outcome(study: Path, run: Run, settings: Settings) -> Outcome:
 
 
 @contextmanager
-def _isolated(seed: int) -> Iterator[None]:
-    """Seed PyTorch for one run and restore it afterwards; withhold Lightning's advice."""
+def _seeded(seed: int) -> Iterator[None]:
+    """Seed PyTorch for one run, quietly, and restore its random state afterwards."""
     try:
         with quiet_lightning(), torch.random.fork_rng():
             torch.manual_seed(seed)
@@ -225,9 +236,6 @@ def fit(
         model: Model to train.
         callbacks: Callbacks besides the table of hyperparameters.
         flags: Arguments of the Trainer that differ from those here.
-
-    Returns:
-        The Trainer that trained the model.
     """
     logger = TensorBoardLogger(folder.parent, name="", version=folder.name, default_hp_metric=False)
     defaults = {
@@ -248,13 +256,6 @@ def fit_for_steps(
     settings: Settings, folder: Path, data: GPADataModule, model: GPARegressor, steps: int
 ) -> Outcome:
     """Train for a number of optimiser steps without validation, and measure both losses at the end.
-
-    Args:
-        settings: Settings of the study.
-        folder: Folder of the run.
-        data: Data module, set up.
-        model: Model to train.
-        steps: Number of optimiser steps.
 
     Returns:
         ``train_loss``, in evaluation mode, and ``test_loss``.

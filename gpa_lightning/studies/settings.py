@@ -1,10 +1,8 @@
-"""What every study is told: on which data, where, how often and how thoroughly."""
+"""The settings of every study: on which data, where, how often and how thoroughly."""
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -15,33 +13,22 @@ from jsonargparse.typing import restricted_number_type
 
 from gpa_lightning import GPADataModule
 from gpa_lightning.data.table import DataError, Provenance
+from gpa_lightning.quiet import quiet_data_module
 
 OUTPUT = Path("lightning_studies")
 QUICK_ROWS = 5000
 
 Size: TypeAlias = Literal["full", "quick", "tiny"]
 Jobs = restricted_number_type("Jobs", int, [(">=", 1), ("==", -1)], join="or")
-"""What ``--n_jobs`` takes."""
-
-
-@contextmanager
-def without_advice() -> Iterator[None]:
-    """Withhold the data module's advice: a study says by itself where the test set is used."""
-    log = logging.getLogger("gpa_lightning.data.datamodule")
-    level = log.level
-    log.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        log.setLevel(level)
+"""Type of ``--n_jobs``."""
 
 
 @dataclass(frozen=True)
 class Settings:
-    """What every study is told.
+    """Settings of a study.
 
     Args:
-        data: Arguments of `GPADataModule` that say which table it is: ``source``, ``path``,
+        data: Arguments of `GPADataModule` that choose the table: ``source``, ``path``,
             ``test_size``. Each study sets batches, validation share and seed by itself.
         accelerator: Device to compute on; ``auto`` is a CUDA GPU if there is one, else the CPU.
         seeds: Seeds of the split, the initial weights and the shuffling, one per repetition.
@@ -63,12 +50,12 @@ class Settings:
 
     @property
     def repetitions(self) -> Sequence[int]:
-        """The seeds that are used: the first one of a quick look, two of a tiny version."""
+        """Seeds that are used: the first one of a quick look, two of a tiny version."""
         return self.seeds[: {"full": None, "quick": 1, "tiny": 2}[self.size]]
 
     @property
-    def most_rows(self) -> int | None:
-        """Number of the table's rows that are sampled; None for all of them."""
+    def max_rows(self) -> int | None:
+        """Number of rows that are sampled from the table; None for all of them."""
         return QUICK_ROWS if self.size == "quick" else None
 
     @cached_property  # a worker on another machine takes over what was found on the first
@@ -80,7 +67,7 @@ class Settings:
 
     @cached_property
     def _data(self) -> tuple[dict[str, Any], Provenance, int]:
-        """Data arguments after ``auto`` has chosen, so that all runs get one table; the table."""
+        """Arguments of the one table of all runs, its provenance, and its number of features."""
         data = GPADataModule(**{**self.data, "seed": 0})
         table = data.provenance
         return {**self.data, **table.arguments}, table, data.in_features
@@ -110,8 +97,8 @@ class Settings:
             own: Further arguments of the data module.
         """
         data = kind(**{**self._data[0], "seed": seed, **own})
-        data.most_rows = self.most_rows
-        with without_advice():
+        data.max_rows = self.max_rows
+        with quiet_data_module():
             data.setup()
         if data.provenance.sha256 != self.provenance.sha256:
             raise DataError(

@@ -1,15 +1,19 @@
-"""What other packages would say on the way, and no user can act on."""
+"""What the libraries say on the way, and no user of this project can act on."""
 
 from __future__ import annotations
 
 import logging
 import threading
 import warnings
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
+
+_LEAF_SPEC = r".*isinstance\(treespec, LeafSpec\).*"  # PyTorch's deprecation, in Lightning's code
 
 
 def quieten_third_parties() -> None:
-    """Keep advice and deprecations that are not the user's to act on out of the output."""
-    threading.excepthook = _pass_over_writers
+    """Keep the libraries' advice and deprecations out of a command's output."""
+    threading.excepthook = _skip_writers
     logging.basicConfig(format="%(levelname)s: %(message)s")
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)
@@ -42,15 +46,44 @@ def withhold_advice() -> None:
     """
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(f"{name}.utilities.rank_zero").addFilter(_is_no_tip)
-    for pattern in (r".*isinstance\(treespec, LeafSpec\).*", r".*does not have many workers.*"):
+    for pattern in (_LEAF_SPEC, r".*does not have many workers.*"):
         warnings.filterwarnings("ignore", pattern)
+
+
+@contextmanager
+def quiet_lightning() -> Iterator[None]:
+    """Withhold Lightning's notes and advice while an estimator or a study fits."""
+    # imported here, since `predict` and `export` do without Lightning
+    from lightning.fabric.utilities.warnings import PossibleUserWarning
+
+    with _log_level("lightning.pytorch", logging.WARNING), warnings.catch_warnings():
+        warnings.simplefilter("ignore", PossibleUserWarning)
+        warnings.filterwarnings("ignore", _LEAF_SPEC)
+        yield
+
+
+def quiet_data_module() -> AbstractContextManager[None]:
+    """Withhold the data module's advice: a study says by itself where the test set is used."""
+    return _log_level("gpa_lightning.data.datamodule", logging.ERROR)
+
+
+@contextmanager
+def _log_level(name: str, level: int) -> Iterator[None]:
+    """Raise the level of a logger for a while."""
+    logger = logging.getLogger(name)
+    before = logger.level
+    logger.setLevel(max(before, level))
+    try:
+        yield
+    finally:
+        logger.setLevel(before)
 
 
 def _is_no_tip(record: logging.LogRecord) -> bool:
     return "Tip: " not in record.getMessage()
 
 
-def _pass_over_writers(failed: threading.ExceptHookArgs) -> None:
+def _skip_writers(failed: threading.ExceptHookArgs) -> None:
     """Print no traceback of TensorBoard's writer: the training reports what it has met with."""
     if not type(failed.thread).__module__.startswith("tensorboard."):
         threading.__excepthook__(failed)

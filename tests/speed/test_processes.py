@@ -5,7 +5,11 @@ import os
 from pathlib import Path
 
 import pytest
+import torch
 from processes import PROJECT, run
+from torch import distributed, nn
+
+from gpa_lightning.speed.processes import SharedGradients
 
 PROGRAM = """
 import json
@@ -115,3 +119,14 @@ def test_the_weights_are_those_of_lightnings_steps(tmp_path):
     refusals = [line for line in result.stdout.splitlines() if line.startswith("refused: ")]
     assert len(refusals) == 2
     assert all("returning None in distributed training" in each for each in refusals)
+
+
+def test_a_weight_that_takes_no_part_is_refused_with_what_to_do():
+    distributed.init_process_group("gloo", store=distributed.HashStore(), rank=0, world_size=1)
+    layers = nn.ModuleList([nn.Linear(2, 1), nn.Linear(2, 1)])
+    layers[0](torch.ones(1, 2)).sum().backward()
+    try:
+        with pytest.raises(RuntimeError, match="ddp_find_unused_parameters_true lets some be"):
+            SharedGradients(layers).average()
+    finally:
+        distributed.destroy_process_group()

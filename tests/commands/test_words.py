@@ -673,6 +673,11 @@ class TestSummary:
         flags = lines["flags"].replace(" --", "\n--").splitlines()
         assert set(flags) == said  # save_top_k is 1 by default, and a file's name trains nothing
 
+    def test_another_class_is_told_with_all_its_arguments(self, summary):
+        flags = ["--checkpoint ModelCheckpoint", "--checkpoint.monitor val_loss", "--max_epochs 1"]
+        said = dict(summary(*" ".join(flags).split()))["flags"]
+        assert {*flags} <= {*said.replace(" --", "\n--").splitlines()}
+
     def test_a_list_that_was_emptied_and_a_dictionary(self, summary):
         lines = dict(summary("--trainer.callbacks", "null", "--max_epochs", "1"))
         assert "--trainer.callbacks null" in lines["flags"]

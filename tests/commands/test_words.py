@@ -588,6 +588,11 @@ class TestEffects:
             "rows out to processes by themselves",
         ]
 
+    def test_a_least_number_of_epochs_counts_where_there_is_no_limit(self, small, capsys):
+        flags = "--max_epochs -1 --trainer.min_epochs 2 --trainer.max_steps 9"
+        assert train([*small, *flags.split()]) == 0
+        assert capsys.readouterr().err == ""
+
     def test_a_metric_that_nothing_logs(self, small, capsys):
         flags = "--stop_on_divergence.monitor val_los --early_stopping.monitor val_mea"
         assert train([*small, *flags.split(), "--early_stopping.strict", "false"]) == 0

@@ -207,6 +207,12 @@ class TestMistakes:
     def test_a_class_that_there_is_not(self, flags, line, workplace, capsys):
         assert refusal(train, flags.split(), capsys).startswith(line)
 
+    def test_classes_to_choose_from_can_all_be_taken(self, workplace, capsys):
+        line = refusal(train, ["--optimizer", "xyz"], capsys)
+        choices = line.partition("choose from ")[2].split(", ")
+        assert {"Adam", "SGD"} <= {*choices}
+        assert "Optimizer" not in choices
+
     @pytest.mark.parametrize(
         ("text", "line"),
         [

@@ -331,6 +331,10 @@ class TestMistakes:
             (["", "--dropout x"], 'setting "--dropout x": --dropout takes a number, not x'),
             (["", "--seds", "2"], 'setting "": there is no --seds; did you mean --seeds?'),
             (
+                ["", "--seed_everything", "3"],
+                'setting "": --seed_everything: --seeds gives the seeds',
+            ),
+            (
                 ["--seeds 2"],
                 'setting "--seeds 2": --seeds is for all settings, and goes behind them',
             ),

@@ -301,6 +301,7 @@ class TestDifference:
     ("setting", "name"),
     [
         ("", ""),
+        ("--trainer.max_steps -1 --model.dropout .5", "max_steps=-1-dropout=.5"),
         ("--model.penalty=l1 --model.penalty_weight 0.001", "penalty=l1-penalty_weight=0.001"),
         ("--config C:\\my\\own.yaml --early_stopping null", "own-early_stopping=null"),
         ('--model.hidden_sizes "[8, 8]"', "hidden_sizes=8,8"),

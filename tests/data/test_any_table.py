@@ -237,6 +237,12 @@ def test_tsv_is_read_without_a_word_unless_its_decimals_are_commas(name, decimal
     assert ("commas in decimals" in caplog.text) == (decimal == ",")
 
 
+def test_semicolons_within_the_cells_of_tsv_part_nothing():
+    text = "kind;sort\ta\tb\nred;small\t1\t2\nblue;large\t3\t5\n"
+    found = load(text, "kind;sort", name="table.tsv")
+    assert (found.features.tolist(), found.target.tolist()) == ([[1], [3]], [2, 5])
+
+
 def test_an_index_of_parquet_is_left_out_unless_it_is_the_target(caplog):
     frame = pd.DataFrame({"a": [1.0, 2], "b": [3.0, 5]}, index=pd.Index([7, 4], name="student"))
     frame.to_parquet("table.parquet")

@@ -270,6 +270,8 @@ def test_a_workbook_is_read_as_the_csv_that_it_would_be_saved_as(caplog):
     np.testing.assert_array_equal(found.features, frame[["a", "seen"]].astype(float))
     assert "the first column, which has no name, is taken for the rows' names" in caplog.text
     assert "read is the first sheet, 'wages', and not 'notes'" in caplog.text
+    frame.reindex([0, 1, 7, 2]).to_excel("wages.xlsx", index=False)
+    assert load_table("file", "wages.xlsx", Selection(drop=("name",))).target.tolist() == [3, 5, 9]
     frame.loc[1, "a"] = None
     frame.to_excel("wages.xlsx", index=False)
     with pytest.raises(DataError, match=r"wages\.xlsx, line 3, column 'a': a value is missing"):

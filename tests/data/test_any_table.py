@@ -390,6 +390,8 @@ def test_rows_that_lack_a_value_are_refused_with_their_number_or_left_out(
         caplog.text
     )
     assert f"the first is {place}, column 'a'" in caplog.text
+    with pytest.raises(DataError, match="a value is missing"):  # whatever is in the cache
+        GPADataModule(**settings).prepare_data()
 
 
 def test_a_column_without_a_value_leaves_no_row():

@@ -445,6 +445,10 @@ def test_names_of_folders_that_are_text_are_refused_or_dropped(folder):
     with pytest.raises(DataError, match=r"column 'year': holds text \('north sea'\), not numbers"):
         load_table("file", "wages")
     assert load_table("file", "wages", Selection(drop=("year",))).features.shape == (6, 2)
+    for number in ("inf", "-1e39"):
+        next(folder.glob("year=[!2]*")).rename(folder / f"year={number}")
+        with pytest.raises(DataError, match=f"column 'year': holds text \\('{number}'\\), not num"):
+            load_table("file", "wages")
 
 
 def test_what_a_folder_holds_besides_and_how_its_files_differ_is_told(caplog):

@@ -187,6 +187,7 @@ def test_gradients_that_are_being_accumulated_are_not_lost(table, tmp_path):
     whole = fits("whole", Saves())
     for index in (5, 6):
         assert same_end(whole, fits(f"after {index}", ckpt_path=tmp_path / f"{index}.ckpt"))
+        assert fits.points(f"after {index}", 2) == fits.points("whole", 2)
 
 
 @pytest.fixture

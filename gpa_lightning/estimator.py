@@ -64,8 +64,8 @@ class LightningMLPRegressor(RegressorMixin, BaseEstimator):  # type: ignore[misc
     batch size and seed, ``fit`` ends with the weights that a Trainer ends with on `GPARegressor`,
     to the last bit.
 
-    It trains in single precision and predicts in double precision, on the CPU, so that the
-    prediction for a row does not depend on the rows beside it.
+    It trains in single precision and predicts in double precision, on the CPU, so that the rows
+    beside a row change its prediction in the last digits at most.
 
     Args:
         hidden_layer_sizes: Units of each hidden layer; ``()`` is linear regression.

@@ -5,11 +5,15 @@ from pathlib import Path
 
 import psutil
 import pytest
+import torch
 from matplotlib.image import imread
 from processes import PROJECT, run
 from rich.console import Console
+from torch.nn.functional import linear
+from torch.utils.flop_counter import FlopCounterMode
 
-from gpa_lightning.benchmark import contest, main, rounds, scaling
+from gpa_lightning import FullyConnectedNetwork
+from gpa_lightning.benchmark import contest, limit, main, rounds, scaling
 from gpa_lightning.benchmark.ablations import ABLATIONS
 from gpa_lightning.benchmark.contenders import CONTENDERS
 from gpa_lightning.benchmark.contest import BESIDES, EVERYONE, hindrance, hold_contest
@@ -128,6 +132,23 @@ def test_cost_is_measured_over_rows_and_batch_sizes(tmp_path):
     assert {"300", "150", "full"} <= measured.keys()
     assert all(float(measured[size][0]) > 0 for size in ("300", "150", "full"))
     assert (tmp_path / "benchmark.png").stat().st_size < 300_000
+
+
+def test_the_matrix_products_are_those_of_a_step_of_training():
+    network = FullyConnectedNetwork(9)
+    with FlopCounterMode(display=False) as counter:
+        network(torch.zeros(50, 9)).sum().backward()
+    assert sum(each.operations for each in limit.products(50, 9)) == counter.get_total_flops()
+
+
+def test_each_matrix_product_is_that_of_the_faster_library(twin, monkeypatch):
+    calls = []
+    fast, slow = lambda *_: None, lambda x, weight: calls.append(x) or linear(x, weight)
+    monkeypatch.setattr(limit, "LIBRARIES", {"slow": slow, "fast": fast})
+    data = {"source": "file", "path": str(twin), "batch_size": 100, "seed": 0}
+    measured = limit.matrix_products(replace(TASK, data=data), Meter())
+    assert len(calls) == limit.REPETITIONS * len(limit.products(1, 9))  # and not in an epoch
+    assert measured.rates["slow"] < measured.rates["fast"]
 
 
 def test_ratios_are_medians_of_those_within_the_rounds(monkeypatch, tmp_path):

@@ -449,8 +449,12 @@ def test_tables_of_any_shape(rows, features, changes, constant):
     X, y = random.normal(size=(rows, features)), random.normal(size=rows)
     if constant:
         X[:, 0], y[:] = 3, 2
-    predictions = LightningMLPRegressor(**{**SMALL, **changes}).fit(X, y).predict(X)
+    estimator = LightningMLPRegressor(**{**SMALL, **changes}).fit(X, y)
+    predictions = estimator.predict(X)
     assert predictions.shape == (rows,)
+    alone = estimator.predict(X[:1])
+    assert alone.shape == (1,)
+    assert alone == pytest.approx(predictions[:1])
     assert predictions.dtype == np.float64
     assert np.isfinite(predictions).all()
 

@@ -274,6 +274,7 @@ def test_a_further_checkpoint_does_not_change_what_is_tested(data, capsys):
         ],
         ["--early_stopping.monitor", "train_loss", "--trainer.val_check_interval", "0.5"],
         ["--trainer.barebones", "true"],
+        ["--optimizer", "Adam", "--optimizer.foreach", "true"],
         ["--progress_bar", "null", "--trainer.callbacks+=RichProgressBar"],
         ["--checkpoint", "null", "--trainer.callbacks+=ModelCheckpoint"],
     ],

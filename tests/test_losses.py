@@ -37,6 +37,18 @@ def test_chunks_give_the_loss_and_gradient_of_the_whole_batch(rows, monkeypatch)
         torch.testing.assert_close(parameter.grad, 3 * gradient)
 
 
+def test_chunks_pass_over_a_layer_that_is_not_trained(monkeypatch):
+    network = FullyConnectedNetwork(hidden_sizes=(8, 4))
+    network.layers.fc1.requires_grad_(False)
+    x, y = torch.randn(100, 9), torch.randn(100, 1)
+    trained = [parameter for parameter in network.parameters() if parameter.requires_grad]
+    expected = torch.autograd.grad(mse_loss(network(x), y), trained)
+    monkeypatch.setattr(losses, "CHUNK_ROWS", 32)
+    batch_mse(network, x, y).backward()
+    for parameter, gradient in zip(trained, expected, strict=True):
+        torch.testing.assert_close(parameter.grad, gradient)
+
+
 def test_chunks_need_no_gradient_where_none_is_wanted(monkeypatch):
     monkeypatch.setattr(losses, "CHUNK_ROWS", 3)
     network = FullyConnectedNetwork(hidden_sizes=(4,))

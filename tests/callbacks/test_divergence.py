@@ -83,6 +83,18 @@ def test_accumulated_batches_are_one_step(table):
     assert f"step {first // 2} (" in message
 
 
+def test_another_metric_of_the_validation_may_be_watched(table):
+    class LogsMore(GPARegressor):
+        def validation_step(self, batch, batch_idx):
+            super().validation_step(batch, batch_idx)
+            self.log("mine", torch.tensor(torch.inf))
+
+    model = LogsMore(hidden_sizes=(4,))
+    fit(model, GPADataModule(path=str(table)), epochs=1)
+    message = error_of(model, table, StopOnDivergence(monitor="mine"), epochs=1)
+    assert message.startswith("the validation loss is not finite at epoch 0")
+
+
 def test_huge_learning_rate(table, workplace, capsys):
     flags = ["--model.learning_rate", "1e6", "--max_epochs", "50", "--early_stopping", "null"]
     assert (

@@ -1,9 +1,11 @@
 from pathlib import Path
 
 import pytest
+from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import TensorBoardLogger
 from matplotlib.image import imread
 from runs import fit
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from gpa_lightning import GPADataModule, GPARegressor
 from gpa_lightning.callbacks import HyperparameterTable, LossCurves
@@ -26,6 +28,25 @@ def test_loss_curves_are_those_that_were_logged(data, tmp_path):
     picture = imread(Path(trainer.log_dir) / "loss_curves.png")
     assert picture.shape[1] > picture.shape[0] > 300
     assert picture[..., :3].std() > 0.01
+
+
+def test_of_several_validations_in_an_epoch_the_curve_has_the_last(data):
+    curves = LossCurves()
+    trainer = fit(GPARegressor(hidden_sizes=(8,)), data, curves, val_check_interval=0.5)
+    losses = [loss for _, loss in curves.validation]
+    assert [epoch for epoch, _ in curves.validation] == [0, 1]
+    assert losses[-1] == trainer.callback_metrics["val_loss"].item()
+
+
+def test_a_test_without_a_checkpoint_is_of_the_last_epoch(data, tmp_path):
+    logger, best = TensorBoardLogger(tmp_path), ModelCheckpoint(tmp_path, monitor="val_loss")
+    flags = {"logger": logger, "enable_checkpointing": True}
+    model = GPARegressor(hidden_sizes=(8,))
+    trainer = fit(model, data, HyperparameterTable(), best, **flags)
+    trainer.test(model, data, verbose=False)
+    tags = EventAccumulator(logger.log_dir).Reload().Tags()["scalars"]
+    assert "Loss of the last epoch/test" in tags
+    assert "Loss of the best epoch/test" not in tags
 
 
 def test_what_a_run_begins_with_does_not_flatten_its_picture():

@@ -207,6 +207,12 @@ class TestMistakes:
     def test_a_class_that_there_is_not(self, flags, line, workplace, capsys):
         assert refusal(train, flags.split(), capsys).startswith(line)
 
+    def test_classes_to_choose_from_can_all_be_taken(self, workplace, capsys):
+        line = refusal(train, ["--optimizer", "xyz"], capsys)
+        choices = line.partition("choose from ")[2].split(", ")
+        assert {"Adam", "SGD"} <= {*choices}
+        assert "Optimizer" not in choices
+
     @pytest.mark.parametrize(
         ("text", "line"),
         [
@@ -324,6 +330,10 @@ class TestMistakes:
             ),
             (["", "--dropout x"], 'setting "--dropout x": --dropout takes a number, not x'),
             (["", "--seds", "2"], 'setting "": there is no --seds; did you mean --seeds?'),
+            (
+                ["", "--seed_everything", "3"],
+                'setting "": --seed_everything: --seeds gives the seeds',
+            ),
             (
                 ["--seeds 2"],
                 'setting "--seeds 2": --seeds is for all settings, and goes behind them',
@@ -588,6 +598,11 @@ class TestEffects:
             "rows out to processes by themselves",
         ]
 
+    def test_a_least_number_of_epochs_counts_where_there_is_no_limit(self, small, capsys):
+        flags = "--max_epochs -1 --trainer.min_epochs 2 --trainer.max_steps 9"
+        assert train([*small, *flags.split()]) == 0
+        assert capsys.readouterr().err == ""
+
     def test_a_metric_that_nothing_logs(self, small, capsys):
         flags = "--stop_on_divergence.monitor val_los --early_stopping.monitor val_mea"
         assert train([*small, *flags.split(), "--early_stopping.strict", "false"]) == 0
@@ -672,6 +687,11 @@ class TestSummary:
         }
         flags = lines["flags"].replace(" --", "\n--").splitlines()
         assert set(flags) == said  # save_top_k is 1 by default, and a file's name trains nothing
+
+    def test_another_class_is_told_with_all_its_arguments(self, summary):
+        flags = ["--checkpoint ModelCheckpoint", "--checkpoint.monitor val_loss", "--max_epochs 1"]
+        said = dict(summary(*" ".join(flags).split()))["flags"]
+        assert {*flags} <= {*said.replace(" --", "\n--").splitlines()}
 
     def test_a_list_that_was_emptied_and_a_dictionary(self, summary):
         lines = dict(summary("--trainer.callbacks", "null", "--max_epochs", "1"))

@@ -237,6 +237,12 @@ def test_tsv_is_read_without_a_word_unless_its_decimals_are_commas(name, decimal
     assert ("commas in decimals" in caplog.text) == (decimal == ",")
 
 
+def test_semicolons_within_the_cells_of_tsv_part_nothing():
+    text = "kind;sort\ta\tb\nred;small\t1\t2\nblue;large\t3\t5\n"
+    found = load(text, "kind;sort", name="table.tsv")
+    assert (found.features.tolist(), found.target.tolist()) == ([[1], [3]], [2, 5])
+
+
 def test_an_index_of_parquet_is_left_out_unless_it_is_the_target(caplog):
     frame = pd.DataFrame({"a": [1.0, 2], "b": [3.0, 5]}, index=pd.Index([7, 4], name="student"))
     frame.to_parquet("table.parquet")
@@ -264,6 +270,8 @@ def test_a_workbook_is_read_as_the_csv_that_it_would_be_saved_as(caplog):
     np.testing.assert_array_equal(found.features, frame[["a", "seen"]].astype(float))
     assert "the first column, which has no name, is taken for the rows' names" in caplog.text
     assert "read is the first sheet, 'wages', and not 'notes'" in caplog.text
+    frame.reindex([0, 1, 7, 2]).to_excel("wages.xlsx", index=False)
+    assert load_table("file", "wages.xlsx", Selection(drop=("name",))).target.tolist() == [3, 5, 9]
     frame.loc[1, "a"] = None
     frame.to_excel("wages.xlsx", index=False)
     with pytest.raises(DataError, match=r"wages\.xlsx, line 3, column 'a': a value is missing"):
@@ -382,6 +390,8 @@ def test_rows_that_lack_a_value_are_refused_with_their_number_or_left_out(
         caplog.text
     )
     assert f"the first is {place}, column 'a'" in caplog.text
+    with pytest.raises(DataError, match="a value is missing"):  # whatever is in the cache
+        GPADataModule(**settings).prepare_data()
 
 
 def test_a_column_without_a_value_leaves_no_row():
@@ -435,6 +445,10 @@ def test_names_of_folders_that_are_text_are_refused_or_dropped(folder):
     with pytest.raises(DataError, match=r"column 'year': holds text \('north sea'\), not numbers"):
         load_table("file", "wages")
     assert load_table("file", "wages", Selection(drop=("year",))).features.shape == (6, 2)
+    for number in ("inf", "-1e39"):
+        next(folder.glob("year=[!2]*")).rename(folder / f"year={number}")
+        with pytest.raises(DataError, match=f"column 'year': holds text \\('{number}'\\), not num"):
+            load_table("file", "wages")
 
 
 def test_what_a_folder_holds_besides_and_how_its_files_differ_is_told(caplog):

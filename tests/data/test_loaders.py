@@ -112,6 +112,12 @@ def test_an_epoch_goes_on_after_the_batches_that_were_taken(num_workers):
 
     resumed = table_loader(rows, sampler, num_workers)
     resumed.load_state_dict(state)
-    rest = [x.flatten().tolist() for x, _ in resumed]
+    batches = iter(resumed)
+    taken += [next(batches)[0].flatten().tolist() for _ in range(3)]
+    again = table_loader(rows, sampler, num_workers)
+    again.load_state_dict(resumed.state_dict())
+    rest = [x.flatten().tolist() for x, _ in again]
     assert taken + rest == whole
+    resumed.load_state_dict(state)
+    assert [x.flatten().tolist() for x, _ in resumed] == whole[4:]
     assert [x.flatten().tolist() for x, _ in resumed] == whole  # the next epoch is whole again

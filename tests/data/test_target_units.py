@@ -142,6 +142,9 @@ def test_units_stay_those_that_the_weights_were_trained_in(houses, table):
     assert raw.target_units.mean is None
     loaded.load_state_dict(torch.load("raw.ckpt", weights_only=True)["state_dict"])
     assert loaded.target_units.mean is None
+    loaded = GPARegressor.load_from_checkpoint("raw.ckpt", weights_only=True)
+    fit(loaded, GPADataModule(path="other.csv"), epochs=1)
+    assert loaded.target_units.mean is None
 
 
 def test_a_run_goes_on_and_predicts_in_the_same_units(houses, capsys):

@@ -160,6 +160,21 @@ def test_a_run_goes_on_from_a_validation_within_an_epoch(table, tmp_path):
         assert fits.points(f"after {step}", step) == fits.points("whole", step)
 
 
+@pytest.mark.parametrize("hook", ["on_validation_start", "on_validation_batch_end"])
+def test_a_run_goes_on_from_a_validation_that_was_not_over(hook, table, tmp_path):
+    fits = Fits(table, tmp_path, Plain)
+
+    def save(trainer, *_):
+        if trainer.global_step == 21:
+            trainer.save_checkpoint(tmp_path / "saved.ckpt")
+
+    saves = ModelCheckpoint()
+    setattr(saves, hook, save)
+    whole = fits("whole", saves)
+    assert same_end(whole, fits("resumed", ckpt_path=tmp_path / "saved.ckpt"))
+    assert fits.points("resumed", 20) == fits.points("whole", 20)
+
+
 @pytest.mark.slow
 def test_gradients_that_are_being_accumulated_are_not_lost(table, tmp_path):
     fits = Fits(table, tmp_path, Plain, accumulate_grad_batches=4)
@@ -172,6 +187,7 @@ def test_gradients_that_are_being_accumulated_are_not_lost(table, tmp_path):
     whole = fits("whole", Saves())
     for index in (5, 6):
         assert same_end(whole, fits(f"after {index}", ckpt_path=tmp_path / f"{index}.ckpt"))
+        assert fits.points(f"after {index}", 2) == fits.points("whole", 2)
 
 
 @pytest.fixture
@@ -200,6 +216,7 @@ def test_a_run_that_max_steps_has_stopped(data, steps, capsys):
 def test_a_run_that_a_limit_has_stopped_goes_on_to_another_limit(data):
     train([*data, "--trainer.max_steps", "40"])
     train([*data, "--trainer.max_steps", "14"])
-    train([*data, "--trainer.max_steps", "33", "--ckpt_path", "last"])
+    for steps in ("33", "36"):  # of the same epoch
+        train([*data, "--trainer.max_steps", steps, "--ckpt_path", "last"])
     assert train([*data, "--trainer.max_steps", "40", "--ckpt_path", "last"]) == 0
     assert_equal_weights(last_weights(0), last_weights(1))

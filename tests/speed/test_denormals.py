@@ -4,7 +4,8 @@ import sys
 import pytest
 import torch
 
-from gpa_lightning.speed.denormals import flush_denormals
+from gpa_lightning.speed.denormals import flush_denormals, flushes_denormals
+from gpa_lightning.speed.openmp import run_in_team
 
 COUNT = """
 import pytest
@@ -47,3 +48,18 @@ def test_results_change_by_less_than_rounding():
     flushed = values * 0.9
     flush_denormals(False)
     torch.testing.assert_close(flushed, values * 0.9, rtol=0, atol=1.2e-38)
+
+
+@pytest.mark.parametrize("error", [AttributeError, OSError, TypeError])  # the last of Windows
+def test_where_there_is_no_gnu_openmp_the_calling_thread_is_reached(error, monkeypatch):
+    def no_library(name):
+        raise error
+
+    monkeypatch.setattr("ctypes.CDLL", no_library)
+    called = []
+    assert not run_in_team(lambda: called.append(1), 2)
+    assert called == []
+    supported = flush_denormals(True)
+    assert flushes_denormals() == supported
+    flush_denormals(False)
+    assert not flushes_denormals()

@@ -5,7 +5,11 @@ import os
 from pathlib import Path
 
 import pytest
+import torch
 from processes import PROJECT, run
+from torch import distributed, nn
+
+from gpa_lightning.speed.processes import SharedGradients
 
 PROGRAM = """
 import json
@@ -97,8 +101,10 @@ for name, (module, flags) in CASES.items():
         fitted.append(trainer.lightning_module.state_dict())
     plain, fast = fitted
     difference = max((plain[key] - fast[key]).abs().max().item() for key in plain)
-    if trainer.is_global_zero:
-        print(json.dumps([name, Counted.steps, difference, max(messages, default=0)]))
+    message = max(messages, default=0)
+    print(
+        json.dumps([trainer.global_rank, name, Counted.steps, difference, message]), flush=True
+    )
 for callbacks in ([], [FastTraining()]):
     trainer = Trainer(
         strategy="ddp", devices=2, accelerator="cpu", max_epochs=1, callbacks=callbacks,
@@ -120,17 +126,29 @@ def test_the_weights_are_those_of_lightnings_steps(tmp_path):
     environment = {**os.environ, "PYTHONPATH": str(PROJECT)}
     result = run(tmp_path / "program.py", cwd=tmp_path, env=environment)
     assert result.returncode == 0, result.stderr
-    lines = [line for line in result.stdout.splitlines() if line.startswith("[")]
-    taken = {name: steps for name, steps, _, _ in map(json.loads, lines)}
-    assert taken == {
-        **dict.fromkeys(["plain", "a frozen layer", "batch norm", "bfloat16"], FURTHER),
-        "unused weights allowed": 0,
-        "memory that one cannot share": FURTHER,
-    }
-    for name, _, difference, message in map(json.loads, lines):
+    found = [json.loads(line) for line in result.stdout.splitlines() if line.startswith("[")]
+    for process in (0, 1):
+        taken = {name: steps for rank, name, steps, *_ in found if rank == process}
+        assert taken == {
+            **dict.fromkeys(["plain", "a frozen layer", "batch norm", "bfloat16"], FURTHER),
+            "unused weights allowed": 0,
+            "memory that one cannot share": FURTHER,
+        }
+    for _, name, _, difference, message in found:
         assert difference < 1e-6, name
         # Lightning or the step itself sends one number; gradients go by memory if that can be
         assert message == (WEIGHTS if "cannot" in name else 1)
     refusals = [line for line in result.stdout.splitlines() if line.startswith("refused: ")]
     assert len(refusals) == 2
     assert all("returning None in distributed training" in each for each in refusals)
+
+
+def test_a_weight_that_takes_no_part_is_refused_with_what_to_do():
+    distributed.init_process_group("gloo", store=distributed.HashStore(), rank=0, world_size=1)
+    layers = nn.ModuleList([nn.Linear(2, 1), nn.Linear(2, 1)])
+    layers[0](torch.ones(1, 2)).sum().backward()
+    try:
+        with pytest.raises(RuntimeError, match="ddp_find_unused_parameters_true lets some be"):
+            SharedGradients(layers).average()
+    finally:
+        distributed.destroy_process_group()

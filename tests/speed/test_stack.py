@@ -183,13 +183,16 @@ def test_other_modules_are_called_one_by_one(change, calls):
     assert calls == []
 
 
-def test_in_other_circumstances_the_modules_are_called_one_by_one(calls):
+def test_in_other_circumstances_the_modules_are_called_one_by_one(calls, monkeypatch):
     modules = layers()
     fast, x = FastForward(modules), torch.randn(5, 9)
     fast(x[0])  # no batch
     fast(nn.Parameter(x))
     with torch.autocast("cpu", dtype=torch.float16):
         assert fast(x).dtype == torch.float16
+    with monkeypatch.context() as patch:  # a processor without such instructions
+        patch.setattr(onednn, "multiplies_bfloat16", lambda: False)
+        assert in_bfloat16(fast)(x).dtype == torch.bfloat16
     heard = []
     handle = register_module_forward_hook(lambda *_: heard.append("output"))
     fast(x)

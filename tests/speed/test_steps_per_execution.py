@@ -103,9 +103,11 @@ class WithPlateau(GPARegressor):
 
 
 def test_weights_counts_and_losses_are_bit_identical(table):
-    (_, trainer, recorder), *_ = assert_same(table, steps=(1, 2, 5, 14, 64))
+    runs = assert_same(table, steps=(1, 2, 5, 14, 64))
+    _, trainer, recorder = runs[0]
     assert trainer.global_step == 28  # 343 rows: 13 batches of 25 and one of 18, twice
     assert recorder.validations[0][:2] == (14, 13)
+    assert [each.rounds for _, _, each in runs] == [28, 14, 6, 2, 2]
 
 
 @pytest.mark.parametrize(

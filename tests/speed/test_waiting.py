@@ -15,7 +15,7 @@ from runs import fit, weights
 
 from gpa_lightning import GPADataModule, GPARegressor
 from gpa_lightning.speed.openmp import run_in_team
-from gpa_lightning.speed.waiting import WaitingThreads, _IdleTeam
+from gpa_lightning.speed.waiting import WaitingThreads, _IdleTeam, _Usage
 
 processors = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1
 pytestmark = pytest.mark.skipif(
@@ -78,6 +78,18 @@ def test_they_are_put_to_sleep_beside_a_busy_program(busy_cores):
     waiting.close()
     assert not waiting.asleep
     assert not idle_teams()
+
+
+def test_what_its_own_threads_compute_is_not_another_programs():
+    def compute() -> None:
+        while time.thread_time() < 0.1:
+            pass
+
+    before = _Usage.now(set())
+    thread = threading.Thread(target=compute)
+    thread.start()
+    thread.join()
+    assert _Usage.now(set()).own - before.own >= 0.1
 
 
 @pytest.mark.parametrize("variable", ["GOMP_SPINCOUNT", "OMP_WAIT_POLICY"])

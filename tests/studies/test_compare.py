@@ -251,6 +251,13 @@ class TestFrom:
         (row,) = (line for line in report.splitlines() if "never tested" in line)
         assert row.split("|")[2].strip() == "2.0"
 
+    def test_runs_of_other_splits_have_no_test_set_in_common(self, small, no_figure, capsys):
+        for number in "34":
+            assert train([*small, "--data.seed", number, "--name", number]) == 0
+        capsys.readouterr()
+        assert main(["--from", *map(str, sorted(Path("lightning_logs").glob("version_*")))]) == 0
+        assert "no test set in common" in capsys.readouterr().out
+
 
 def outcome(seed: int, test_loss: float, **more: object) -> dict[str, object]:
     data = {"kind": "synthetic", "location": "the twin", "rows": 9, "sha256": "0" * 64}
@@ -301,6 +308,7 @@ class TestDifference:
     ("setting", "name"),
     [
         ("", ""),
+        ("--trainer.max_steps -1 --model.dropout .5", "max_steps=-1-dropout=.5"),
         ("--model.penalty=l1 --model.penalty_weight 0.001", "penalty=l1-penalty_weight=0.001"),
         ("--config C:\\my\\own.yaml --early_stopping null", "own-early_stopping=null"),
         ('--model.hidden_sizes "[8, 8]"', "hidden_sizes=8,8"),

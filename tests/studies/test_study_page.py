@@ -1,5 +1,6 @@
 """``report.html``, made of results whose numbers are known."""
 
+import re
 from base64 import b64decode
 from html.parser import HTMLParser
 from pathlib import Path
@@ -69,7 +70,7 @@ def test_page(tmp_path, size):
     assert page.texts.count("not judged (quick)") == (2 if quick else 0)
     assert any("QUICK VERSION" in text for text in page.texts) == quick
     assert "0.7296" in page.texts
-    assert "All about one & <more>" in page.texts
+    assert page.texts.count("All about one & <more>") == 2  # in the contents, above the report
     assert "nan" not in page.texts
 
 
@@ -77,6 +78,15 @@ def test_page(tmp_path, size):
 def test_a_report_names_the_seeds_that_were_used(tmp_path, size, seeds):
     report = result("one", True).report(Settings(output=tmp_path, size=size, seeds=[3, 4, 5]))
     assert f"- seeds: {seeds}\n" in report
+
+
+def test_a_report_names_the_processor(tmp_path):
+    table = Path("/proc/cpuinfo")
+    text = table.read_text() if table.exists() else ""
+    names = re.findall(r"^model name\s*: (.+)$", text, re.MULTILINE)
+    if not names:
+        pytest.skip("needs Linux, and a processor whose name it tells")
+    assert f"- hardware: {names[0]}, " in result("one", True).report(Settings(output=tmp_path))
 
 
 def test_a_notebook_shows_figure_table_and_numbers(tmp_path):

@@ -39,14 +39,14 @@ _LOGGING_HOOKS = ("training_step", *BATCH_HOOKS, *STEP_HOOKS, *STEP_METHODS, *TR
 
 
 def acts_between_batches(trainer: Trainer, own: Callback) -> bool:
-    """Tell whether anything has to see each batch come and go, so that none may follow another.
+    """Tell whether anything acts at the start or the end of each batch.
 
     Progress bars, timers and a `ModelCheckpoint` that saves by epochs have a hook for batches and
     may be called once for several.
 
     Args:
         trainer: The Trainer that fits.
-        own: The callback that asks, which does not count.
+        own: Callback to leave out of account, the one that asks.
     """
     module = trainer.lightning_module
     return (
@@ -137,7 +137,7 @@ def count_logged(trainer: Trainer) -> int:
 
 
 def batches_until_something_is_due(trainer: Trainer) -> int:
-    """Count the batches that may follow the current one before Lightning has something to do.
+    """Count the batches until a validation, a limit or the end of the epoch is due.
 
     Args:
         trainer: The Trainer that fits, at the end of a batch.
@@ -210,8 +210,8 @@ class DirectStep:
 
     Args:
         trainer: The Trainer that fits, for which `steps_plainly` holds.
-        take: Steps the optimiser, of whose weights the gradients are there.
-        own: The callback that takes the step, whose own hooks are not called.
+        take: Function that takes the optimiser's step on the gradients.
+        own: Callback whose hooks are not called, the one that takes the step.
     """
 
     def __init__(self, trainer: Trainer, take: Callable[[], object], own: Callback) -> None:

@@ -250,6 +250,11 @@ def test_without_a_logger_no_file_of_the_users_is_written_over(data):
     assert Path("config.yaml").read_text() == "model:\n  dropout: 0.1\n"
 
 
+def test_a_run_of_one_batch_leaves_nothing_behind(data):
+    assert train([*data, "--trainer.fast_dev_run", "true"]) == 0
+    assert [path.name for path in Path().iterdir() if path.is_file()] == []
+
+
 @pytest.mark.slow
 def test_a_further_checkpoint_does_not_change_what_is_tested(data, capsys):
     rate = ["--model.learning_rate", "1", "--max_epochs", "4"]

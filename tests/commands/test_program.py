@@ -29,6 +29,7 @@ def test_its_version(capsys):
     ("name", "hint"),
     [
         ("trian", "did you mean train?"),
+        ("validat", "did you mean validate?"),
         ("--versoin", "did you mean --version?"),
         ("nonsense", "choose from compare, completion"),
     ],

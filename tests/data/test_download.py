@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from gpa_lightning import GPADataModule
 from gpa_lightning.data import sources
 from gpa_lightning.data.download import DownloadError, fetch
 from gpa_lightning.data.sources import ADDRESSES, FEATURES, DataError, load_table
@@ -297,12 +298,22 @@ def test_table_is_downloaded_once_and_then_cached(proxy: Server) -> None:
         again = load_table(source)
         assert again.provenance.kind == "cache"
         assert again.provenance.sha256 == first.provenance.sha256
+    same = GPADataModule(**again.provenance.arguments)  # what studies find the table by
+    assert same.provenance == again.provenance
     assert len([url for url in proxy.seen if "CONNECT" not in url]) == 1
     cached = Path(again.provenance.location)
     cached.write_bytes(cached.read_bytes()[:-99])  # damaged: it is downloaded again
     proxy.answer = body(published())
     assert load_table("download").provenance == first.provenance
     assert [*cached.parent.glob("[!.]*")] == [cached]
+
+
+def test_what_is_downloaded_lies_at_once_on_the_disk_that_is_to_keep_it(
+    proxy: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tempfile.tempdir", "/no/such/folder")  # it may be another disk
+    proxy.answer = body(published())
+    assert load_table("download").provenance.kind == "download"
 
 
 def test_several_that_start_together_download_once(proxy: Server) -> None:

@@ -5,6 +5,7 @@ import hashlib
 import os
 import re
 import string
+import sys
 import tracemalloc
 import zlib
 from collections.abc import Callable
@@ -18,6 +19,7 @@ import pyarrow.parquet
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from processes import PROJECT, run
 
 from gpa_lightning.data.csv_file import CsvFile
 from gpa_lightning.data.sources import (
@@ -189,6 +191,30 @@ def test_memory_stays_near_the_size_of_the_table(tmp_path: Path) -> None:
     # the parts are freed while they are joined; tracemalloc counts the untouched part of the whole
     assert peak < 2.2 * table_bytes + 4 * CsvFile.BLOCK
     assert pool.bytes_allocated() == before
+
+
+WITHOUT_MEMORY = """
+import resource, sys
+from gpa_lightning.data.sources import DataError, load_table
+
+load_table("file", sys.argv[1])  # brings all that it needs
+pages = int(open("/proc/self/statm").read().split()[0])
+limit = pages * resource.getpagesize() + 2**26
+resource.setrlimit(resource.RLIMIT_AS, (limit, resource.RLIM_INFINITY))
+try:
+    load_table("file", sys.argv[2])
+except DataError as error:
+    print(error)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads the process's memory in /proc")
+def test_a_table_that_does_not_fit_into_memory_is_explained(tmp_path: Path) -> None:
+    small, large = tmp_path / "small.csv", tmp_path / "large.csv"
+    small.write_text("a,b\n1,2\n3,4\n")
+    large.write_text("a,b,c,d\n" + "1,2,3,4\n1,2,4,5\n" * 1_500_000)
+    result = run("-c", WITHOUT_MEMORY, small, large, env={**os.environ, "PYTHONPATH": str(PROJECT)})
+    assert result.stdout == f"{large}: does not fit into memory\n", result.stderr
 
 
 # Odd tables that are read with a warning

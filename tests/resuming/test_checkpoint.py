@@ -65,12 +65,12 @@ def test_what_was_saved_is_read(path):
 def test_newest_last_checkpoint_is_found(tmp_path):
     with pytest.raises(CheckpointError, match=r"no last\.ckpt in any run below"):
         find_last(tmp_path)
-    for age, run in enumerate(["version_2", "version_10", "version_1"]):
+    for age, run in enumerate(["version_3", "version_10", "version_5"]):
         checkpoint = tmp_path / run / "checkpoints" / "last.ckpt"
         checkpoint.parent.mkdir(parents=True)
         checkpoint.touch()
         os.utime(checkpoint, (1e9 - age, 1e9 - age))
-    assert find_last(tmp_path) == tmp_path / "version_2" / "checkpoints" / "last.ckpt"
+    assert find_last(tmp_path) == tmp_path / "version_3" / "checkpoints" / "last.ckpt"
 
 
 # What is not there, or damaged

@@ -83,7 +83,7 @@ def test_a_run_resumed_after_its_first_epoch_ends_with_the_same_checkpoint(data,
         assert repr(resumed[name]) == expected
 
 
-def test_a_run_that_has_stopped_early_goes_on_only_without_early_stopping(data, capsys):
+def test_a_run_that_has_stopped_early_goes_on_only_without_early_stopping(data, capsys, recwarn):
     flags = [*data, "--model.learning_rate", "1", "--max_epochs", "40"]
     assert train([*flags, "--early_stopping.patience", "1"]) == 0
     stopped = capsys.readouterr().out
@@ -98,6 +98,7 @@ def test_a_run_that_has_stopped_early_goes_on_only_without_early_stopping(data, 
     assert torch.load(path, weights_only=True)["epoch"] == before
     assert train([*flags, "--early_stopping", "null", "--max_epochs", str(before + 3)]) == 0
     assert torch.load(path, weights_only=True)["epoch"] == before + 2
+    assert not [each for each in recwarn if "callbacks used to create" in str(each.message)]
 
 
 def test_another_setting_within_a_schedule_of_schedules_is_refused(table, tmp_path):

@@ -69,7 +69,9 @@ class FastTraining(Callback):
         self.compile_mode = compile_mode
         self._precision_before: str | None = None
         self._flushed_before = False
-        self._replaced: list[nn.Module] = []  # whose forward pass is another for the time of a fit
+        # modules whose forward pass is another for the time of a fit, and one of the user's own
+        self._replaced: list[tuple[nn.Module, Callable[..., Any] | None]] = []
+        self._direct_step: training_loop.DirectStep | None = None
         self._waiting: WaitingThreads | None = None
         self._epoch = -1
         self._further_steps = 0
@@ -81,24 +83,29 @@ class FastTraining(Callback):
             for module in pl_module.children():
                 if list(module.parameters()):
                     forward = torch.compile(module.forward, mode=self.compile_mode)
-                    module.forward = forward
-                    self._replaced.append(module)
+                    self._replace_forward(module, forward)
         else:
             for module in filter(is_stack, pl_module.modules()):
                 assert isinstance(module, nn.Sequential)
-                module.forward = FastForward(module)  # type: ignore[method-assign]
-                self._replaced.append(module)
+                self._replace_forward(module, FastForward(module))
         self._flushed_before = flushes_denormals()
         flush_denormals(True)
         self._precision_before = torch.get_float32_matmul_precision()
         torch.set_float32_matmul_precision(self.matmul_precision)
         self._waiting = WaitingThreads()
 
+    def _replace_forward(self, module: nn.Module, forward: Callable[..., Any]) -> None:
+        self._replaced.append((module, vars(module).get("forward")))
+        module.forward = forward
+
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Leave the module and the processor as they were found."""
-        for module in self._replaced:
-            vars(module).pop("forward", None)
+        for module, own in self._replaced:
+            del module.forward
+            if own:
+                module.forward = own
         self._replaced = []
+        self._direct_step = None
         if self._precision_before is not None:
             flush_denormals(self._flushed_before)
             torch.set_float32_matmul_precision(self._precision_before)
@@ -137,7 +144,8 @@ class FastTraining(Callback):
             take: Callable[[], object] = optimizer.step
             if fused_adam.supports(optimizer):
                 take = fused_adam.FusedAdam(optimizer).step
-            direct_step = training_loop.DirectStep(trainer, take, self)
+            direct_step = training_loop.DirectStep(trainer, take, self, self._direct_step)
+            self._direct_step = direct_step
         logged = training_loop.count_logged(trainer)
         for following, index in training_loop.further_batches(trainer, self._further_steps):
             if direct_step:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from itertools import cycle
 from pathlib import Path
@@ -23,15 +23,19 @@ class SharedGradients:
 
     Args:
         module: Its weights and buffers are alike in all processes of the default group.
+        earlier: What shared the gradients until now, whose memory is taken over.
     """
 
-    def __init__(self, module: nn.Module) -> None:
+    def __init__(self, module: nn.Module, earlier: SharedGradients | None = None) -> None:
         self._buffers = list(module.buffers())
         self._weights = [weight for weight in module.parameters() if weight.requires_grad]
         self._sizes = [weight.numel() for weight in self._weights]
-        self._memory = _memory_of_all(2, sum(self._sizes))
-        # by turns: a slower process may still read what was written before
-        self._turns = cycle((0, 1))
+        self._memory: list[Tensor] | None
+        self._turns: Iterator[int]  # a slower process may still read what was written before
+        if earlier and sum(earlier._sizes) == sum(self._sizes):
+            self._memory, self._turns = earlier._memory, earlier._turns
+        else:
+            self._memory, self._turns = _memory_of_all(2, sum(self._sizes)), cycle((0, 1))
         self._signal = torch.zeros(1)
 
     def share_buffers(self) -> None:

@@ -212,13 +212,22 @@ class DirectStep:
         trainer: The Trainer that fits, for which `steps_plainly` holds.
         take: Function that takes the optimiser's step on the gradients.
         own: Callback whose hooks are not called, the one that takes the step.
+        earlier: The direct step of an earlier round, if there was one in this fit.
     """
 
-    def __init__(self, trainer: Trainer, take: Callable[[], object], own: Callback) -> None:
+    def __init__(
+        self,
+        trainer: Trainer,
+        take: Callable[[], object],
+        own: Callback,
+        earlier: DirectStep | None = None,
+    ) -> None:
         self._trainer, self._module = trainer, trainer.lightning_module
         self._optimizer, self._take = trainer.optimizers[0], take
         self._precision = trainer.precision_plugin
-        self._shared = SharedGradients(self._module) if trainer.world_size > 1 else None
+        self._shared: SharedGradients | None = None
+        if trainer.world_size > 1:
+            self._shared = SharedGradients(self._module, earlier._shared if earlier else None)
         self._progress = trainer.fit_loop.epoch_loop.automatic_optimization.optim_progress
         self._weights = [w for group in self._optimizer.param_groups for w in group["params"]]
         callbacks = trainer.callbacks  # type: ignore[attr-defined]

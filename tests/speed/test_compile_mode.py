@@ -14,8 +14,6 @@ from gpa_lightning import GPADataModule
 from gpa_lightning.commands.train import train
 from gpa_lightning.speed import FastTraining
 
-pytestmark = pytest.mark.slow
-
 
 class Body(nn.Sequential):
     """Counts its calls by Python, of which a translated one is none."""
@@ -50,6 +48,7 @@ def fitted(table, **settings):
     return module
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not shutil.which("g++"), reason="torch.compile needs a C++ compiler")
 def test_the_weights_are_those_of_a_plain_fit(table):
     plain = fitted(table)
@@ -63,6 +62,16 @@ def test_the_weights_are_those_of_a_plain_fit(table):
     assert not vars(translated.body).get("forward")
 
 
+def test_a_forward_pass_of_the_users_own_is_there_again_afterwards(table):
+    module = Textbook()
+    own = module.body.forward = torch.zeros_like
+    callbacks = [FastTraining(compile_mode="default")]
+    trainer = Trainer(max_epochs=0, callbacks=callbacks, **NOTHING_BESIDE)
+    trainer.fit(module, datamodule=GPADataModule(path=table))
+    assert module.body.forward is own
+
+
+@pytest.mark.slow
 def test_no_compiler_is_one_line(table, workplace, monkeypatch, capsys):
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(workplace / "nothing translated before"))
     flags = ["--data.path", str(table), "--max_epochs", "1", "--hidden_sizes", "4"]

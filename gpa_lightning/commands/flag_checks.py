@@ -189,11 +189,13 @@ def _processes(trainer: Namespace) -> None:
     )
     if not on_cpu or not devices.isdecimal() or int(devices) <= 1:
         return
-    _refuse_beyond_cores("--devices", int(devices))
+    cores = _refuse_beyond_cores("--devices", int(devices))
+    if int(devices) > cores:
+        warn(f"--devices {devices}: more processes than the machine has cores, which are {cores}")
 
 
-def _refuse_beyond_cores(flag: str, processes: int) -> None:
-    """Refuse as many processes as would stop the machine."""
+def _refuse_beyond_cores(flag: str, processes: int) -> int:
+    """Return the number of cores; refuse as many processes as would stop the machine."""
     from joblib import cpu_count  # slow to import
 
     cores: int = cpu_count()
@@ -203,3 +205,4 @@ def _refuse_beyond_cores(flag: str, processes: int) -> None:
             f"{flag} {processes}: so many processes would stop a machine of {cores} cores; "
             f"{flag} {cores} is one for each",
         )
+    return cores

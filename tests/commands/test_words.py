@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from joblib import cpu_count
 from runs import run_folder
 
 from gpa_lightning import GPADataModule, GPARegressor
@@ -511,6 +512,16 @@ class TestEffects:
     def test_the_learning_rate_is_that_of_the_optimiser(self, flags, rate, warning, small, capsys):
         assert self.rate([*small, *flags.split()]) == rate
         assert capsys.readouterr().err == warning
+
+    def test_more_processes_than_cores_are_warned_of(self, small, capsys):
+        cores = cpu_count()
+        flags = ["--devices", str(cores + 1), "--ckpt_path", "nowhere.ckpt"]  # where it ends
+        assert train([*small, *flags]) == 2
+        warning, _ = capsys.readouterr().err.splitlines()
+        assert warning == (
+            f"warning: --devices {cores + 1}: more processes than the machine has cores, "
+            f"which are {cores}"
+        )
 
     def test_a_saved_configuration_means_the_same(self, small, capsys):
         train([*small, "--optimizer", "Adadelta"])

@@ -172,6 +172,8 @@ def _file(key: str, given: Sequence[str]) -> str:
 def _no_configuration(message: str, given: Sequence[str]) -> str:
     names = _configurations(given)
     for name in names:
+        if not name:
+            return "--config needs a value"
         if name not in recipes() and not Path(name).is_file():
             return (
                 f"--config {name}: there is no such recipe or file{did_you_mean(name, recipes())}"
@@ -205,6 +207,8 @@ def _wrong_value(causes: Sequence[BaseException], given: Sequence[str]) -> str:
     if found := re.match(r"Option '(\S+)' is not accepted", leaf):
         return _no_such_argument(flag, found[1], kind)
     if found := re.match(r"the following arguments are required: (.*)", leaf):
+        if _named(kind) in _bases():
+            return f"{flag} needs the name of a class: {flag} NAME"
         needed = " and ".join(f"{flag}.{each}" for each in found[1].split(", "))
         return f"{kind.rpartition('.')[2]} needs {needed}"
     value = _value(message, leaf)

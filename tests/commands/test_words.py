@@ -118,6 +118,8 @@ class TestMistakes:
             ("--max_epochs", "--max_epochs needs a value"),
             ("--trainer.max_epochs", "--trainer.max_epochs needs a value"),
             ("--optimizer=", "--optimizer needs a value"),
+            ("--config=", "--config needs a value"),
+            ("--optimizer=Optimizer", "--optimizer needs the name of a class: --optimizer NAME"),
             ("--model.in_features 5", "--model.in_features follows the data; leave it out"),
         ],
     )

@@ -147,12 +147,14 @@ def verdict(history: Sequence[Evaluation]) -> str:
     """Say in a sentence when overfitting began, if it did.
 
     Args:
-        history: Evaluations, at least one, in the order of training.
+        history: Evaluations, in the order of training.
 
     Example:
         >>> print(verdict([Evaluation(1, 0.60, 0.58), Evaluation(2, 0.50, 0.65)]))
         Overfitting began after epoch 0: since then, the validation loss has risen from 0.5800 to 0.6500 and the training loss has gone from 0.6000 to 0.5000.
     """  # noqa: E501 - the example's output
+    if not history:
+        return "Nothing has been evaluated yet."
     best, last = lowest(history), history[-1]
     if last.val_loss <= best.val_loss or last.train_loss >= best.train_loss:
         epochs = f"{last.epoch:.4g} {'epoch' if last.epoch == 1 else 'epochs'}"

@@ -205,3 +205,7 @@ def test_both_by_flags(command, table, workplace, capsys):
     assert len(verdicts) == 1
     curves = logged(run_folder())
     assert {"l1_norm/all", "generalisation_gap", "epochs_since_best"} <= set(curves)
+
+
+def test_before_a_fit_there_is_nothing_to_judge():
+    assert OverfittingMonitor().verdict() == "Nothing has been evaluated yet."

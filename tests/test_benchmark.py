@@ -76,7 +76,8 @@ def validation_mses(folder):
 def assert_close(mses):
     """All contenders but one start from the same weights; Keras adds Adam's epsilon elsewhere."""
     same_start = {name: mse for name, mse in mses.items() if name != "scikit-learn"}
-    assert same_start == pytest.approx(dict.fromkeys(same_start, mses["lecture"]), rel=5e-4)
+    expected = dict.fromkeys(same_start, mses["this-project"])
+    assert same_start == pytest.approx(expected, rel=5e-4)
 
 
 def measurement(seconds, memory=0, val_loss=0.5):
@@ -86,12 +87,12 @@ def measurement(seconds, memory=0, val_loss=0.5):
 @pytest.mark.slow
 def test_two_contenders_take_the_same_steps(identical_students, tmp_path):
     flags = ["--threads=1", "--epochs=2", "--rounds=1", f"--data.path={identical_students}"]
-    flags += ["--output=report", "--contenders", "lecture", "this-project"]
+    flags += ["--output=report", "--contenders", "plain-pytorch", "this-project"]
     result = run(PROJECT / "scripts" / "benchmark.py", *flags, cwd=tmp_path)
     assert result.returncode == 0, result.stderr
     report = tmp_path / "report"
     mses = validation_mses(report)
-    assert mses.keys() == {"lecture", "this-project"}
+    assert mses.keys() == {"plain-pytorch", "this-project"}
     assert_close(mses)
     assert sorted(path.name for path in report.iterdir()) == ["benchmark.md", "benchmark.png"]
     assert (report / "benchmark.png").stat().st_size < 300_000
@@ -125,7 +126,7 @@ def test_full_batch_contenders_take_the_same_steps(twin, in_this_process, tmp_pa
 
 
 @pytest.mark.slow
-def test_cost_is_measured_over_rows_and_batch_sizes(tmp_path):
+def test_cost_is_measured_over_rows_and_batch_sizes(in_this_process, tmp_path):
     flags = ["--mode=scaling", "--threads=1", "--epochs=1", "--max_rows=300"]
     assert main([*flags, "--batch_sizes", "150", "full", f"--output={tmp_path}"]) == 0
     measured = tables(tmp_path)
@@ -313,6 +314,23 @@ def test_a_speed_up_that_is_taken_out_changes_no_result(name, twin, tmp_path, mo
     without = ABLATIONS[name].run(task, Meter()).val_loss
     shuffled_otherwise = name == "without-gather"
     assert without == pytest.approx(with_it, rel=0.05 if shuffled_otherwise else 1e-4)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "rows_a_step", "rel"), [("bf16-mixed", 100, 0.02), ("two-processes", 200, 1e-4)]
+)
+def test_other_ways_of_the_project_learn_alike(
+    name, rows_a_step, rel, identical_students, tmp_path, monkeypatch
+):
+    monkeypatch.setattr("sys.argv", ["process"])  # Lightning's command line warns of any others
+    data = {"source": "file", "path": str(identical_students), "batch_size": 100, "seed": 0}
+    task = replace(TASK, contender=name, data=data, folder=str(tmp_path))
+    measured = measure(task)
+    assert len(measured.epoch_seconds) == task.epochs
+    alike = replace(task, data=data | {"batch_size": rows_a_step})
+    expected = CONTENDERS["this-project"].run(alike, Meter()).val_loss
+    assert measured.val_loss == pytest.approx(expected, rel=rel)
 
 
 def test_a_program_is_busy_beside_what_is_measured(identical_students, tmp_path, monkeypatch):

@@ -26,7 +26,7 @@ from jsonargparse.typing import PositiveInt
 from rich.console import Console
 from rich.markdown import Markdown
 
-from gpa_lightning.benchmark.ablations import ABLATIONS
+from gpa_lightning.benchmark.ablations import ABLATIONS, VARIANTS
 from gpa_lightning.benchmark.contenders import CONTENDERS
 from gpa_lightning.benchmark.contest import hold_contest
 from gpa_lightning.benchmark.neighbour import busy_neighbour
@@ -109,7 +109,7 @@ def _parser() -> ArgumentParser:
     add(
         "--contenders",
         nargs="+",
-        choices=[*CONTENDERS, *ABLATIONS],
+        choices=[*CONTENDERS, *VARIANTS, *ABLATIONS],
         help="Who takes part; by default all that the mode has. Scaling has this project alone.",
     )
     for flag, place in (("--epochs", 0), ("--rounds", 1)):

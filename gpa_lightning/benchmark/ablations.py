@@ -1,4 +1,4 @@
-"""This project with one of its speed-ups taken out at a time, which shows what each is worth."""
+"""This project with one of its speed-ups taken out at a time, and in other ways of its own."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from functools import partial
 from typing import Any
 from unittest.mock import patch
 
+import torch
 from torch.utils.data import DataLoader, TensorDataset
 
 from gpa_lightning.benchmark.contenders import Contender, this_project
@@ -66,3 +67,22 @@ ABLATIONS = {
     ),
 }
 """In mini-batch training, or else (``full_batch``) in full-batch training."""
+
+
+def _in_two_processes(task: Task, meter: Meter) -> Measurement:
+    """Share the threads, and an epoch's rows, between two processes."""
+    torch.set_num_threads(max(1, task.threads // 2))
+    return this_project(task, meter, {"devices": 2})
+
+
+VARIANTS = {
+    "bf16-mixed": Contender(
+        "this project, bf16-mixed",
+        partial(_run, {"trainer.precision": "bf16-mixed"}, {}),
+        validates=True,
+    ),
+    "two-processes": Contender(
+        "this project, two processes", _in_two_processes, validates=True, gpu=False
+    ),
+}
+"""Each process takes batches of the task's size, so that two take half as many steps."""

@@ -10,7 +10,7 @@ from statistics import median
 from matplotlib.figure import Figure
 from rich.console import Console
 
-from gpa_lightning.benchmark.ablations import ABLATIONS
+from gpa_lightning.benchmark.ablations import ABLATIONS, VARIANTS
 from gpa_lightning.benchmark.contenders import CONTENDERS, Contender
 from gpa_lightning.benchmark.limit import matrix_products
 from gpa_lightning.benchmark.report import Report, hardware, heading, table
@@ -24,7 +24,7 @@ BESIDES = {
 }
 """What is measured beside the contenders: how fast it could be, and how restless the machine is."""
 
-EVERYONE = CONTENDERS | ABLATIONS | BESIDES
+EVERYONE = CONTENDERS | ABLATIONS | VARIANTS | BESIDES
 RESTLESS = 0.1  # of the time of the same training, measured twice in a round
 
 Outcomes = Mapping[str, "list[Measurement] | str"]

@@ -1,6 +1,7 @@
 """The process that does one task: `python -m gpa_lightning.benchmark.process TASK`, as JSON."""
 
 import json
+import os
 import sys
 from dataclasses import asdict
 
@@ -13,4 +14,5 @@ if __name__ == "__main__":
     task = Task(**json.loads(sys.argv[1]))
     torch.set_num_threads(task.threads)
     measurement = EVERYONE[task.contender].run(task, Meter())
-    sys.stdout.write("\n" + json.dumps(asdict(measurement)))  # below whatever libraries printed
+    if os.environ.get("LOCAL_RANK", "0") == "0":  # the first of several processes, or the only one
+        sys.stdout.write("\n" + json.dumps(asdict(measurement)))  # below whatever libraries printed

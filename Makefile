@@ -3,6 +3,8 @@ PYTHON ?= python3
 ARGS ?=
 BIN := .venv/bin
 INSTALLED := .venv/.installed
+# containers often set it, and each program would compile the libraries anew: 10 s instead of 4
+unexport PYTHONDONTWRITEBYTECODE
 # workers of one thread each, one more than there are cores, since some tests wait for programs
 WORKERS = $(shell $(PYTHON) -c 'import os; print(min(8, 1 + (os.cpu_count() or 1)))')
 PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses $(WORKERS)

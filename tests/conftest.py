@@ -17,6 +17,16 @@ from gpa_lightning.data.table import FEATURES
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    """Ignore a warning whose class takes seconds to import, where tests are run.
+
+    What starts the processes of pytest-xdist runs none, and they have to wait for it.
+    """
+    if hasattr(config, "workerinput") or not config.getoption("numprocesses", None):
+        warning = "lightning.fabric.utilities.warnings.PossibleUserWarning"
+        config.addinivalue_line("filterwarnings", f"ignore::{warning}")
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Have each process begin with one of the longest tests, beside which the others can be done.
 

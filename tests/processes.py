@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from types import ModuleType
 
 PROJECT = Path(__file__).parents[1]
 HANGS = 3600
@@ -76,27 +77,42 @@ def run(
 ) -> subprocess.CompletedProcess:
     """Run Python on a file, or with any other arguments, and return what came of it."""
     words = [str(arg) for arg in args]
-    if not words[0].endswith(".py"):
-        command = [sys.executable, *words]
-        return subprocess.run(
-            command, capture_output=True, text=True, timeout=HANGS, check=False, cwd=cwd, env=env
-        )
+    if words[0] != "-c" and not words[0].endswith(".py"):
+        return run_anew(*args, cwd=cwd, env=env)
     program = Program(*words, cwd=cwd, env=env)
     output, errors = program.communicate()
     return subprocess.CompletedProcess(words, program.returncode, output, errors)
 
 
+def run_anew(
+    *args: str | Path,
+    cwd: Path | None = None,
+    env: Mapping[str, str] | None = None,
+) -> subprocess.CompletedProcess:
+    """Do the same in a process that has imported nothing before."""
+    command = [sys.executable, *map(str, args)]
+    return subprocess.run(
+        command, capture_output=True, text=True, timeout=HANGS, check=False, cwd=cwd, env=env
+    )
+
+
 def _become(words: list[str], cwd: str, env: dict[str, str], output: str, error: str) -> None:
-    """Do in a new process what Python does with a file and its arguments."""
+    """Do in a new process what Python does with a file, or with ``-c`` and a text."""
     os.chdir(cwd)
     os.environ.clear()
     os.environ.update(env)
     for descriptor, path in ((1, output), (2, error)):
         os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND), descriptor)
+    sys.path[:0] = env.get("PYTHONPATH", "").split(os.pathsep)
     sys.argv = words
-    sys.path.insert(0, str(Path(words[0]).parent.resolve()))
     try:
-        runpy.run_path(words[0], run_name="__main__")
+        if words[0] == "-c":
+            sys.argv = ["-c", *words[2:]]
+            sys.modules["__main__"] = ModuleType("__main__")
+            exec(compile(words[1], "<string>", "exec"), vars(sys.modules["__main__"]))
+        else:
+            sys.path.insert(0, str(Path(words[0]).parent.resolve()))
+            runpy.run_path(words[0], run_name="__main__")
     finally:
         atexit._run_exitfuncs()
 

@@ -47,7 +47,10 @@ print("after each fit:", json.dumps(after))
 """
 
 
-def check(table: Path, workplace: Path, monkeypatch: pytest.MonkeyPatch, fits: int, epochs: int):
+@pytest.mark.long
+@pytest.mark.skipif(sys.platform == "win32", reason="counts file descriptors")
+def test_nothing_piles_up(table, workplace, monkeypatch):
+    fits, epochs = max(4, long(50)), max(300, long(20) * 100)
     (workplace / "watch.py").write_text(WATCH)
     monkeypatch.setenv("PYTHONPATH", f"{workplace}:{PROJECT}")
     flags = ("--data.path", table, "--accelerator", "cpu", "--model.hidden_sizes", "[16,8]")
@@ -67,15 +70,3 @@ def check(table: Path, workplace: Path, monkeypatch: pytest.MonkeyPatch, fits: i
     assert set(files) == {files[0]}
     assert set(threads) == {threads[0]}
     print(f"{epochs} epochs: {memory[0]:,} B after 100, {max(memory):,} B at most")
-
-
-@pytest.mark.slow
-@pytest.mark.skipif(sys.platform == "win32", reason="counts file descriptors")
-def test_nothing_piles_up(table, workplace, monkeypatch):
-    check(table, workplace, monkeypatch, fits=4, epochs=300)
-
-
-@pytest.mark.long
-@pytest.mark.skipif(sys.platform == "win32", reason="counts file descriptors")
-def test_nothing_piles_up_over_thousands_of_epochs(table, workplace, monkeypatch):
-    check(table, workplace, monkeypatch, max(3, long(50)), max(200, long(20) * 100))

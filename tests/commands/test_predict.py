@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 import torch
 from lightning.pytorch import Callback
-from processes import PROJECT, run
+from processes import PROJECT, run, run_anew
 from runs import fit
 
 from gpa_lightning import GPADataModule, GPARegressor
@@ -249,7 +249,7 @@ print({"lightning", "sklearn", "tensorboard", "torch", "torchmetrics"} & sys.mod
 """
     flags = ["--ckpt_path", "last.ckpt", "--input", "students.csv", "--output", "predictions.csv"]
     environment = {**os.environ, "PYTHONPATH": str(PROJECT)}
-    result = run("-c", program, *flags, env=environment)
+    result = run_anew("-c", program, *flags, env=environment)
     assert result.returncode == 0, result.stderr
     assert result.stdout.endswith("\n{'torch'}\n")
     assert Path("predictions.csv").exists()

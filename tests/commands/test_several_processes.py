@@ -17,7 +17,7 @@ import psutil
 import pytest
 import torch
 from filelock import FileLock, Timeout
-from processes import HANGS, PROJECT, run, until
+from processes import HANGS, PROJECT, Program, run, until
 from runs import long, run_folder
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -88,46 +88,31 @@ def test_two_processes_train_like_one(uneven, workplace):
 
 
 @pytest.mark.slow
-def test_a_resumed_run_with_dropout_is_bit_identical(uneven, workplace):
-    flags = ["--data.path", str(uneven), *SMALL, "--data.batch_size", "50", "--max_epochs", "3"]
+def test_a_resumed_run_with_dropout_is_bit_identical(uneven, workplace, capsys):
+    """From an epoch's end and from within one; a test takes the rows of the run's own split."""
+    flags = ["--data.path", str(uneven), *SMALL, "--data.batch_size", "50"]
     flags += ["--model.dropout", "0.3"]
-    in_two_processes(*flags, "--checkpoint.save_top_k=-1")
+    whole = [*flags, "--seed_everything", "3", "--max_epochs", "3"]
+    in_two_processes(*whole, "--checkpoint.save_top_k=-1")
     states = checkpoint(0, "best-epoch-1")["random_states"]
     assert not torch.equal(states[0]["torch"], states[1]["torch"])
-
-    middle = run_folder() / "checkpoints/best-epoch-1.ckpt"
     before = checkpoint(0)
-    (run_folder() / "checkpoints/last.ckpt").unlink()
-    in_two_processes(*flags, "--ckpt_path", middle)
-    after = checkpoint(0)
-    for name, weight in before["state_dict"].items():
-        assert torch.equal(weight, after["state_dict"][name]), name
-    for ours, theirs in zip(before["random_states"], after["random_states"], strict=True):
-        assert torch.equal(ours["torch"], theirs["torch"])
 
-
-@pytest.mark.slow
-def test_a_run_that_was_stopped_within_an_epoch(uneven, workplace, capsys):
-    """It goes on to the same bits, and is tested in two processes on the rows of its own split."""
-    flags = [
-        "--data.path",
-        str(uneven),
-        *SMALL,
-        "--data.batch_size",
-        "50",
-        "--model.dropout",
-        "0.3",
-    ]
-    seed = ["--seed_everything", "3", "--max_epochs", "2"]
-    in_two_processes(*flags, *seed)
-    in_two_processes(*flags, *seed, "--trainer.max_steps", "7")
+    in_two_processes(*whole, "--trainer.max_steps", "7")
     stopped = run_folder(1) / "checkpoints/last.ckpt"
     assert train([*flags, "--data.batch_size", "100", "--ckpt_path", str(stopped)]) == 2
     assert "taken within an epoch, with 2 processes" in capsys.readouterr().err
-    in_two_processes(*flags, *seed, "--ckpt_path", "last")
-    for name, weight in checkpoint(0)["state_dict"].items():
-        assert torch.equal(weight, checkpoint(1)["state_dict"][name]), name
+    in_two_processes(*whole, "--ckpt_path", "last")
     assert set(losses(0, "train_loss")) == set(losses(1, "train_loss"))
+
+    (run_folder() / "checkpoints/last.ckpt").unlink()
+    in_two_processes(*whole, "--ckpt_path", run_folder() / "checkpoints/best-epoch-1.ckpt")
+    for after in (checkpoint(0), checkpoint(1)):
+        for name, weight in before["state_dict"].items():
+            assert torch.equal(weight, after["state_dict"][name]), name
+        for ours, theirs in zip(before["random_states"], after["random_states"], strict=True):
+            assert torch.equal(ours["torch"], theirs["torch"])
+
     arguments = ["test", "--data.path", str(uneven), "--ckpt_path", str(stopped)]
     devices = ["--trainer.accelerator", "cpu", "--trainer.devices", "2"]
     together = run("-m", "gpa_lightning", *arguments, *devices, env=ENVIRONMENT).stdout
@@ -176,14 +161,9 @@ runpy.run_path(sys.argv[0], run_name="__main__")
 """
 
 
-def started(flags: list[str], *options: str, **environment: str) -> subprocess.Popen:
-    return subprocess.Popen(
-        [sys.executable, *options, str(TRAIN), *flags],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-        env={**os.environ, **environment},
-    )
+def started(flags: list[str], *options: str) -> subprocess.Popen:
+    command = [sys.executable, *options, str(TRAIN), *flags]
+    return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
 
 
 @pytest.fixture
@@ -203,11 +183,11 @@ def on_two_machines(port: str, flags: list[str], other_flags: list[str]) -> list
     machines = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "GLOO_SOCKET_IFNAME": "lo"}
     two = ["--num_nodes", "2", "--devices", "1", "--strategy", "ddp"]
     processes = [
-        started([*each, *two], NODE_RANK=str(rank), **machines)
+        Program(TRAIN, *each, *two, env={**os.environ, "NODE_RANK": str(rank), **machines})
         for rank, each in enumerate([flags, other_flags])
     ]
     try:
-        errors = [process.communicate(timeout=HANGS)[1] for process in processes]
+        errors = [process.communicate()[1] for process in processes]
     finally:
         for process in processes:
             process.kill()

@@ -19,7 +19,7 @@ import pyarrow.parquet
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from processes import PROJECT, run
+from processes import PROJECT, run_anew
 
 from gpa_lightning.data.csv_file import CsvFile
 from gpa_lightning.data.sources import (
@@ -214,7 +214,8 @@ def test_a_table_that_does_not_fit_into_memory_is_explained(tmp_path: Path) -> N
     small, large = tmp_path / "small.csv", tmp_path / "large.csv"
     small.write_text("a,b\n1,2\n3,4\n")
     large.write_text("a,b,c,d\n" + "1,2,3,4\n1,2,4,5\n" * 1_500_000)
-    result = run("-c", WITHOUT_MEMORY, small, large, env={**os.environ, "PYTHONPATH": str(PROJECT)})
+    environment = {**os.environ, "PYTHONPATH": str(PROJECT)}
+    result = run_anew("-c", WITHOUT_MEMORY, small, large, env=environment)
     assert result.stdout == f"{large}: does not fit into memory\n", result.stderr
 
 

@@ -21,7 +21,7 @@ import pyarrow.parquet
 import pytest
 import torch
 from filelock import FileLock
-from processes import PROJECT, run
+from processes import PROJECT, Program, run
 from runs import fit, long, run_folder, weights
 from sklearn.preprocessing import StandardScaler
 
@@ -197,21 +197,15 @@ print(data.dataset("test")[:][0].double().sum().item())
 """
 
 
-def start(path: Path) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        [sys.executable, "-c", SET_UP, str(path)],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env={"PYTHONPATH": str(PROJECT), "PATH": ""},
-    )
+def start(path: Path) -> Program:
+    return Program("-c", SET_UP, path, env={"PYTHONPATH": str(PROJECT), "PATH": ""})
 
 
 @pytest.mark.slow
 def test_processes_at_once_write_the_cache_once(workplace):
     path = Path("twin.parquet")
     synthetic_twin(300_000).to_parquet(path, index=False)
-    outcomes = [process.communicate(timeout=3600) for process in (start(path), start(path))]
+    outcomes = [process.communicate() for process in (start(path), start(path))]
     assert outcomes[0][0] == outcomes[1][0] != ""
     errors = outcomes[0][1] + outcomes[1][1]
     assert errors.count("are not taken into memory but streamed") == 1
@@ -490,20 +484,15 @@ def test_fifty_million_rows_are_trained_on_in_less_than_a_gigabyte(workplace):
     for part in range(parts):
         synthetic_twin(1_000_000, seed=part).to_parquet(f"twin/{part:02}.parquet", index=False)
     flags = ["--data.path", "twin", *STREAMED, "--data.batch_size", "4096", "--max_epochs", "1"]
-    process = subprocess.Popen(
-        [sys.executable, str(PROJECT / "scripts/train.py"), *flags, "--accelerator", "cpu"],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
+    process = Program(PROJECT / "scripts/train.py", *flags, "--accelerator", "cpu")
     peak = 0
     while process.poll() is None:
         status = Path(f"/proc/{process.pid}/status").read_text()
         if "VmHWM:" in status:  # not of a process that is about to end
             peak = 1024 * int(status.partition("VmHWM:")[2].split()[0])
         time.sleep(0.1)
-    output = process.communicate()[0]
-    assert process.returncode == 0, output
+    output, errors = process.communicate()
+    assert process.returncode == 0, errors
     assert f"{parts},000,000 rows" in output
     assert f"{parts * 640_000:,} training, {parts * 160_000:,} validation" in output
     assert 0 < peak < 1e9

@@ -1,44 +1,36 @@
-import subprocess
+import os
 import sys
 
 import pytest
 import torch
+from processes import PROJECT, run
 
 from gpa_lightning.speed.denormals import flush_denormals, flushes_denormals
 from gpa_lightning.speed.openmp import run_in_team
 
 COUNT = """
-import pytest
 import torch
 from gpa_lightning.speed.denormals import flush_denormals
 torch.set_num_threads(4)
 tiny = torch.full((1 << 20,), 1e-40)  # the pool of worker threads exists from here on
 
-def denormals_left():
-    flush_denormals({after})
+for enabled in (True, False):
+    flush_denormals(enabled)
     halved = tiny * 0.5
     flush_denormals(False)  # reading them would flush them too
-    return int((halved != 0).sum())
-
-print(denormals_left())
+    print(int((halved != 0).sum()))
 """
-
-
-def denormals_left(enabled: bool) -> int:
-    program = COUNT.format(after=enabled)
-    output = subprocess.run(
-        [sys.executable, "-c", program], capture_output=True, text=True, check=True
-    )
-    return int(output.stdout)
 
 
 @pytest.mark.slow
 def test_every_thread_flushes_and_none_afterwards():
     if not flush_denormals(False):  # unsupported: nothing to see
         return
+    result = run("-c", COUNT, env={**os.environ, "PYTHONPATH": str(PROJECT)})
+    flushing, afterwards = map(int, result.stdout.split())
     if sys.platform == "linux":
-        assert denormals_left(enabled=True) == 0
-    assert denormals_left(enabled=False) == 1 << 20
+        assert flushing == 0
+    assert afterwards == 1 << 20
 
 
 def test_results_change_by_less_than_rounding():

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from processes import PROJECT
+from processes import PROJECT, run_anew
 
 from gpa_lightning.commands.study import main
 
@@ -55,13 +55,7 @@ def study_survives(flags: list[str], environment: dict[str, str], everything: Pa
     """Do a study with processes of which one is killed; it must come out as with one process."""
     # the output is a relative path, of which others know nothing
     study = [PROJECT / "scripts/study.py", "more-data", "--tiny", "--output", "studies", *flags]
-    done = subprocess.run(
-        [sys.executable, *map(str, study)],
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=3600,
-    )
+    done = run_anew(*study, env=environment)
     assert done.returncode == 0, done.stderr
     assert Path("killed").exists()
     expected, results = (

@@ -10,7 +10,10 @@ import pytest
 from gpa_lightning.data.split import Split
 from gpa_lightning.studies import (
     Settings,
+    capacity,
+    double_descent,
     early_stopping,
+    full_batch,
     mini_batch,
     more_data,
     overfitting_curve,
@@ -78,3 +81,137 @@ def test_the_best_strength_is_chosen_by_the_validation_loss(settings, monkeypatc
     for strategy, strengths in regularization.GRIDS.items():
         assert summary["best strength"][strategy] == strengths[0]
         assert summary["test loss"][strategy] == pytest.approx(1 - strengths[0] / 10)
+    *avoided, l1, l2 = regularization.study(settings).claims
+    assert all(claim.holds for claim in avoided)
+    assert (l1.holds, l2.holds) == (False, False)  # the norms are alike
+
+
+def test_a_regularization_that_helps(settings, monkeypatch):
+    def outcome(strategy: str, strength: float, seed: int, **_: object) -> Outcome:
+        worse = 0.1 if strategy == "dropout" and seed == 1 else 0
+        losses = {"val_loss": 1 - strength, "test_loss": 1 - min(strength, 0.5) + worse}
+        return {**losses, "train_loss": 0.5, "l1_norm": 9 - strength, "l2_norm": 9 + strength}
+
+    monkeypatch.setattr(regularization, "perform", performed(outcome))
+    result = regularization.study(settings)
+    strongest = [max(strengths) for strengths in regularization.GRIDS.values()]
+    assert result.summary["best strength"].tolist() == [0, *strongest]
+    gains = result.summary.set_index("strategy")["less than without"]
+    assert gains["dropout"] == pytest.approx(min(max(regularization.GRIDS["dropout"]), 0.5) - 0.05)
+    assert set(result.summary["seeds with less"][1:]) == {"2 of 2"}
+    assert [claim.holds for claim in result.claims] == [True] * 4 + [True, False]
+
+
+@pytest.mark.parametrize("overfits", [True, False])
+def test_capacity(overfits, settings, monkeypatch):
+    def outcome(hidden: list[int], folds: int, **_: object) -> Outcome:
+        fitted = sum(hidden) / 10_000  # how much less the loss is than a line's
+        above = 3 * fitted + 0.001 if overfits else -fitted + 0.01
+        losses = 0.6 - fitted + np.linspace(-0.01, 0.01, folds)
+        return {"train_loss": [*losses], "held_out_loss": [*(losses + above)]}
+
+    monkeypatch.setattr(capacity, "perform", performed(outcome))
+    result = capacity.study(settings)
+    line, *_, largest = result.summary.itertuples()
+    assert (line.parameters, largest.parameters) == (10, 600_833)
+    assert line.gap == pytest.approx(0.001 if overfits else 0.01)
+    assert largest.gap == pytest.approx(0.5002 if overfits else -0.1564, abs=1e-4)
+    assert [claim.holds for claim in result.claims] == [overfits, True, overfits]
+
+
+@pytest.mark.parametrize("where", ["at the threshold", "elsewhere", "nowhere"])
+def test_double_descent(where, settings, monkeypatch):
+    rows = 429 // 2
+    peaks = {"at the threshold": (16, rows), "elsewhere": (128, round(1.3 * rows))}
+
+    def outcome(width: int, steps: int = 0, **_: object) -> Outcome:
+        network, features = peaks.get(where, (None, None))
+        at_peak = width == (network if steps else features)
+        return {"train_loss": 0.1, "test_loss": 3.0 if at_peak else 1 + 1 / width}
+
+    monkeypatch.setattr(double_descent, "perform", performed(outcome))
+    result = double_descent.study(settings)
+    falls, large, near, falls_again, large_again, exact = (c.holds for c in result.claims)
+    assert falls == falls_again == (where != "nowhere")
+    assert large
+    assert large_again
+    assert near == exact == (where == "at the threshold")
+    # 213 of 214 rows: a unit of one of nine features has eleven weights
+    assert "at width 19 " in result.claims[2].numbers
+    (marked, _), (at_rows, _) = (axes.lines[-1].get_xdata() for axes in result.figure.axes)
+    assert marked == pytest.approx(213 / 11)
+    assert at_rows == rows
+
+
+@pytest.mark.parametrize("better", [True, False])
+def test_more_data(better, settings, monkeypatch):
+    def outcome(rows: int, **_: object) -> Outcome:
+        change = 1 / rows if better else -1 / rows
+        return {"train_loss": 0.5 - change, "test_loss": 0.6 + change}
+
+    monkeypatch.setattr(more_data, "perform", performed(outcome))
+    result = more_data.study(settings)
+    assert result.summary["rows"].iloc[-1] == 429
+    assert result.summary.gap.iloc[-1] == pytest.approx(0.1 + (2 if better else -2) / 429)
+    assert [claim.holds for claim in result.claims] == [better, better]
+
+
+def losses(lecture: Sequence[float], away: float) -> list[float]:
+    """The lecture's losses, each for ten epochs, changed by so much from epoch 50 on."""
+    repeated = np.repeat(np.array(lecture), 10)
+    repeated[50:] += away
+    return [*repeated]
+
+
+@pytest.mark.parametrize(("away", "holds"), [(0.02, True), (-0.02, True), (0.04, False)])
+def test_full_batch_is_compared_with_the_lecture(away, holds, settings, monkeypatch):
+    def outcome(seed: int, **_: object) -> Outcome:
+        trained = losses(full_batch.LECTURE_LOSSES["cpu"], away)
+        return {"losses": trained, "test_loss": 0.5778 + away, "seconds": 10.0 + seed}
+
+    monkeypatch.setattr(full_batch, "perform", performed(outcome))
+    result = full_batch.study(settings)
+    assert [claim.holds for claim in result.claims] == [holds, holds]
+    here = result.summary["here, CPU"].tolist()
+    assert here[:5] == pytest.approx(full_batch.LECTURE_LOSSES["cpu"][:5])
+    assert here[-2:] == pytest.approx([0.5778 + away, 10.0])
+
+
+@pytest.mark.parametrize(
+    ("test_loss", "away", "holds"),
+    [(0.7, 0.02, [True, True, True, True]), (0.6, 0.05, [False, False, False, False])],
+)
+def test_mini_batch_is_compared_with_the_lecture(test_loss, away, holds, settings, monkeypatch):
+    def outcome(device: str = "", **_: object) -> Outcome:
+        if device:
+            return {"losses": [0.58], "test_loss": 0.57, "seconds": 1.0}
+        trained = losses(mini_batch.LECTURE, away)
+        baselines = {"linear regression": 0.59, "predicting the mean": 0.68}
+        return {"losses": trained, "test_loss": test_loss, "baselines": baselines}
+
+    monkeypatch.setattr(mini_batch, "perform", performed(outcome))
+    result = mini_batch.study(settings)
+    assert [claim.holds for claim in result.claims] == holds
+    here = result.summary.set_index("epoch")["here"]
+    assert here["90/100"] == pytest.approx(0.4282 + away)
+    assert here["test loss"] == test_loss
+    assert here["test loss of linear regression"] == 0.59
+
+
+@pytest.mark.parametrize("stops", [True, False])
+def test_early_stopping(stops, settings, monkeypatch):
+    def outcome(patience: int | None, blind: bool, seed: int, **_: object) -> Outcome:
+        epochs = 2 * patience if patience and stops else 100
+        weights = f"{patience}, {blind if seed and not stops else False}"
+        tested = {} if blind else {"test_loss": 0.5 + epochs / 1000, "best_test_loss": 0.5}
+        return {"epochs": epochs, "seconds": epochs / 10, "weights": weights, **tested}
+
+    monkeypatch.setattr(early_stopping, "perform", performed(outcome))
+    result = early_stopping.study(settings)
+    assert [claim.holds for claim in result.claims] == [stops, stops, stops]
+    saved = result.summary.set_index("patience")["time saved"]
+    assert saved["3"] == pytest.approx(0.94 if stops else 0)
+    below, saves, unseen = (claim.numbers for claim in result.claims)
+    assert ("0.0980 with patience 1" if stops else "nothing with patience 1") in below
+    assert ("saves 94% of the time" if stops else "does not stop within 100 epochs") in saves
+    assert f"{2 if stops else 1} of 2 trainings" in unseen

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from importlib.util import find_spec
 from statistics import median
+from textwrap import fill
 
 from matplotlib.figure import Figure
 from rich.console import Console
@@ -85,7 +86,7 @@ def hold_contest(
     more = {"matrix products": _rates(outcomes.get(LIMIT, "")), "noise": noise}
     head = heading(title.capitalize(), task, rounds, data, more)
     page = f"{head}\n{_speeds(outcomes)}\n{_costs(outcomes)}{NOTES}"
-    where = f"{hardware(task.device)}, CPU threads: {task.threads}\n{noise}"
+    where = f"{hardware(task.device)}, CPU threads: {task.threads}\n{fill(noise, 60)}"
     return Report(page, _chart(outcomes, f"{title}\n{where}".strip()))
 
 

@@ -19,6 +19,7 @@ from gpa_lightning.studies import (
     overfitting_curve,
     regularization,
 )
+from gpa_lightning.studies.drawing import TEST, draw_band, new_axes
 from gpa_lightning.studies.runs import Outcome, Run
 
 
@@ -215,3 +216,14 @@ def test_early_stopping(stops, settings, monkeypatch):
     assert ("0.0980 with patience 1" if stops else "nothing with patience 1") in below
     assert ("saves 94% of the time" if stops else "does not stop within 100 epochs") in saves
     assert f"{2 if stops else 1} of 2 trainings" in unseen
+
+
+def test_a_band_lies_around_the_median_from_the_lowest_run_to_the_highest():
+    _, (axes,) = new_axes()
+    runs = pd.DataFrame({"width": [1, 1, 1, 2, 2, 2], "loss": [1, 2, 9, 4, 3, 8]})
+    draw_band(axes, runs, "width", "loss", TEST)
+    assert axes.lines[0].get_xydata().tolist() == [[1, 2], [2, 4]]
+    corners = axes.collections[0].get_paths()[0].vertices
+    assert {(1, 1), (1, 9), (2, 3), (2, 8)} == {tuple(corner) for corner in corners}
+    draw_band(axes, runs, "width", "loss", TEST, middle="mean")
+    assert axes.lines[1].get_ydata().tolist() == [4, 5]

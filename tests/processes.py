@@ -103,10 +103,11 @@ def _become(words: list[str], cwd: str, env: dict[str, str], output: str, error:
     os.environ.update(env)
     for descriptor, path in ((1, output), (2, error)):
         os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND), descriptor)
-    sys.path[:0] = env.get("PYTHONPATH", "").split(os.pathsep)
+    sys.path[:0] = filter(None, env.get("PYTHONPATH", "").split(os.pathsep))
     sys.argv = words
     try:
         if words[0] == "-c":
+            sys.path.insert(0, "")
             sys.argv = ["-c", *words[2:]]
             sys.modules["__main__"] = ModuleType("__main__")
             exec(compile(words[1], "<string>", "exec"), vars(sys.modules["__main__"]))

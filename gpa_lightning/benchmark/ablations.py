@@ -70,7 +70,10 @@ ABLATIONS = {
 
 
 def _in_two_processes(task: Task, meter: Meter) -> Measurement:
-    """Share the threads, and an epoch's rows, between two processes."""
+    """Share the threads between two processes, each of which takes half of the rows.
+
+    Both take batches of the task's size, so that an epoch has half as many steps.
+    """
     torch.set_num_threads(max(1, task.threads // 2))
     return this_project(task, meter, {"devices": 2})
 
@@ -85,4 +88,4 @@ VARIANTS = {
         "this project, two processes", _in_two_processes, validates=True, gpu=False
     ),
 }
-"""Each process takes batches of the task's size, so that two take half as many steps."""
+"""In another precision, and in several processes."""

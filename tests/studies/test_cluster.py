@@ -4,13 +4,12 @@ import json
 import os
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pandas as pd
 import pytest
-from processes import PROJECT, run_anew
+from processes import PROJECT, run_anew, until
 
 from gpa_lightning.commands.study import main
 
@@ -42,13 +41,6 @@ def environment(workplace: Path) -> dict[str, str]:
     (folder / "sitecustomize.py").write_text(KILLED_ONCE)
     path = os.pathsep.join(map(str, (folder, PROJECT)))
     return {**os.environ, "PYTHONPATH": path, "KILLED": str(workplace / "killed")}
-
-
-def until(holds: Callable[[], object]) -> None:
-    deadline = time.monotonic() + 3600
-    while not holds():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
 
 
 def study_survives(flags: list[str], environment: dict[str, str], everything: Path) -> None:

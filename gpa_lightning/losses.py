@@ -1,6 +1,4 @@
-"""The training loss: the MSE of a batch of any size, and the lecture's penalties."""
-
-from __future__ import annotations
+"""The training loss: the MSE of a batch of any size, its units, and the lecture's penalties."""
 
 from collections.abc import Iterable
 from typing import Any, Literal
@@ -8,19 +6,11 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import mse_loss
-from torchmetrics import Metric
-
-from gpa_lightning.target_units import TargetUnits
 
 Norm = Literal["l1", "l2"]
 
 CHUNK_ROWS = 1024
 """Rows of a large batch that are computed at a time: about 7 MB of the lecture's activations."""
-
-_ROW_BY_ROW = (
-    *(nn.Linear, nn.Dropout, nn.Identity, nn.LayerNorm, TargetUnits),
-    *(nn.ReLU, nn.LeakyReLU, nn.ELU, nn.GELU, nn.SiLU, nn.Tanh, nn.Sigmoid, nn.Softplus),
-)
 
 
 def weight_norm(parameters: Iterable[Tensor], norm: Norm) -> Tensor:
@@ -72,6 +62,67 @@ def evaluation_mse(network: nn.Module, x: Tensor, y: Tensor, rows: int = 2048) -
     return total.item() / len(x)
 
 
+class TargetUnits(nn.Module):
+    """Converts outputs into the target's units: ``mean + scale * output``.
+
+    Without units it returns them as they are. `GPADataModule` sets those of any other table than
+    the course's: docs/tables.md says why.
+
+    Attributes:
+        mean: Mean of the target's training values, shape ``(1,)``; None for 0.
+        scale: Standard deviation of these values, shape ``(1,)``; None for 1.
+
+    Example:
+        >>> units = TargetUnits()
+        >>> units.set_once((100.0, 10.0))
+        >>> units(torch.tensor([[0.5]]))
+        tensor([[105.]])
+    """
+
+    mean: Tensor | None  # TorchScript reads these types, so this file postpones no annotations
+    scale: Tensor | None
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("mean", None)
+        self.register_buffer("scale", None)
+        self._is_set = False
+        self.register_load_state_dict_pre_hook(_allocate)  # type: ignore[no-untyped-call]
+
+    def forward(self, output: Tensor) -> Tensor:
+        """Convert outputs, shape ``(batch, 1)``, into the target's units."""
+        mean, scale = self.mean, self.scale
+        if mean is None or scale is None:
+            return output
+        return mean + scale * output
+
+    def set_once(self, units: tuple[float, float] | None, like: Tensor | None = None) -> None:
+        """Set the units, unless they have been set, or loaded from a checkpoint.
+
+        Args:
+            units: Mean and standard deviation of the target's training values; None for 0 and 1.
+            like: Tensor whose type and device they take.
+        """
+        if units is not None and not self._is_set:
+            like = torch.empty(0) if like is None else like
+            self.mean, self.scale = (like.new_tensor([each]) for each in units)
+        self._is_set = True
+
+
+def _allocate(units: TargetUnits, state_dict: dict[str, Any], prefix: str, *_: Any) -> None:
+    """Make room for the units of a checkpoint, which may have none."""
+    for name in ("mean", "scale"):
+        saved = state_dict.get(prefix + name)
+        setattr(units, name, None if saved is None else torch.empty_like(saved))
+    units._is_set = True
+
+
+_ROW_BY_ROW = (
+    *(nn.Linear, nn.Dropout, nn.Identity, nn.LayerNorm, TargetUnits),
+    *(nn.ReLU, nn.LeakyReLU, nn.ELU, nn.GELU, nn.SiLU, nn.Tanh, nn.Sigmoid, nn.Softplus),
+)
+
+
 def batch_mse(network: nn.Module, x: Tensor, y: Tensor, weight: Tensor | None = None) -> Tensor:
     """Compute the MSE of a batch of any size, a large one with the memory of a small one.
 
@@ -103,6 +154,8 @@ def batch_mse(network: nn.Module, x: Tensor, y: Tensor, weight: Tensor | None = 
 
 
 def _treats_rows_alone(network: nn.Module) -> bool:
+    from torchmetrics import Metric  # slow to import, and predicting does without
+
     layers = (module for module in network.modules() if not any(module.children()))
     return all(type(module) in _ROW_BY_ROW or isinstance(module, Metric) for module in layers)
 

@@ -15,9 +15,8 @@ from torchmetrics import (
     R2Score,
 )
 
-from gpa_lightning.losses import Norm, batch_mse, weight_norm
+from gpa_lightning.losses import Norm, TargetUnits, batch_mse, weight_norm
 from gpa_lightning.network import FullyConnectedNetwork
-from gpa_lightning.target_units import TargetUnits
 
 Batch = Sequence[Tensor]  # features (batch, in_features) and target (batch, 1)
 

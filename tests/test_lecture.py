@@ -82,7 +82,7 @@ def test_mini_batch_overfits(real_table, tmp_path):
 @pytest.mark.minutes
 def test_recommended_beats_gradient_boosting(real_table, workplace, capsys):
     ours, boosting = [], []
-    for seed in range(5):
+    for seed in range(3):
         flags = ["--data.path", real_table, "--seed_everything", str(seed), "--progress_bar=null"]
         assert train(["--config", "recommended", *flags]) == 0
         output = capsys.readouterr().out

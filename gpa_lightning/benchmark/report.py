@@ -10,8 +10,8 @@ from pathlib import Path
 from matplotlib.figure import Figure
 
 from gpa_lightning.benchmark.task import Task
-from gpa_lightning.hardware import graphics_processor, processor, versions
 from gpa_lightning.resuming.whole_file import whole_file
+from gpa_lightning.studies.hardware import graphics_processor, processor, versions
 
 PACKAGES = ("torch", "lightning", "numpy", "scikit-learn", "skorch", "keras", "jax", "optax")
 

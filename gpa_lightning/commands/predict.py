@@ -23,10 +23,10 @@ from gpa_lightning.data.loaders import EVALUATION_ROWS
 from gpa_lightning.data.sources import read_scores
 from gpa_lightning.data.split import standardise
 from gpa_lightning.data.table import Array, DataError, Provenance
+from gpa_lightning.losses import TargetUnits
 from gpa_lightning.network import FullyConnectedNetwork
 from gpa_lightning.resuming.checkpoint import DATA_KEY, CheckpointError, read_checkpoint
 from gpa_lightning.resuming.whole_file import OutputError, whole_file
-from gpa_lightning.target_units import TargetUnits
 
 SUFFIXES = (".csv", ".csv.gz", ".parquet")
 DESCRIPTION = f"""Predict GPAs from raw exam scores, or the target of any other table.

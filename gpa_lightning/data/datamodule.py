@@ -33,8 +33,8 @@ from gpa_lightning.data.table import (
     Source,
     Table,
 )
+from gpa_lightning.losses import TargetUnits
 from gpa_lightning.resuming.checkpoint import stamp
-from gpa_lightning.target_units import TargetUnits
 
 # Annotations are not postponed here: to make them out, --help would import what follows, slowly.
 if TYPE_CHECKING:

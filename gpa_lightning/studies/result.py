@@ -21,8 +21,8 @@ from torch.utils.tensorboard import SummaryWriter
 
 from gpa_lightning import __version__
 from gpa_lightning.data.table import Provenance
-from gpa_lightning.hardware import graphics_processor, processor, versions
 from gpa_lightning.resuming.whole_file import OutputError, whole_file
+from gpa_lightning.studies.hardware import graphics_processor, processor, versions
 from gpa_lightning.studies.settings import Settings
 
 TINY = "QUICK VERSION: too small to judge anything by, made only to see that all works"

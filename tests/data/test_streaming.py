@@ -1,5 +1,6 @@
 """Tables that are streamed: results as in memory, in little memory, from a shared cache."""
 
+import gc
 import hashlib
 import logging
 import pickle
@@ -128,6 +129,19 @@ def test_scaler_is_scikit_learns_however_far_the_numbers_are_from_zero(tables):
     expected = StandardScaler().fit(frame.to_numpy()[drawn.order[: drawn.training], :2])
     np.testing.assert_allclose(data.state_dict()["mean"], expected.mean_, rtol=1e-6)
     np.testing.assert_allclose(data.state_dict()["scale"], expected.scale_, rtol=1e-6)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="counts open files in /proc")
+def test_a_table_that_nobody_uses_any_more_leaves_no_file_open(tables):
+    def open_files() -> int:
+        gc.collect()
+        return len(list(Path("/proc/self/fd").iterdir()))
+
+    streamed(tables["csv"])
+    before = open_files()
+    for _ in range(3):
+        streamed(tables["csv"])
+    assert open_files() == before
 
 
 def test_the_cache_serves_later_runs_with_the_same_table_and_settings(tables, caplog):

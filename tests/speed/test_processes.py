@@ -9,7 +9,7 @@ import torch
 from processes import PROJECT, run
 from torch import distributed, nn
 
-from gpa_lightning.speed.processes import SharedGradients
+from gpa_lightning.speed.processes import SharedGradients, SharedMemory
 
 PROGRAM = """
 import gc
@@ -156,3 +156,16 @@ def test_a_weight_that_takes_no_part_is_refused_with_what_to_do():
             SharedGradients(layers).average()
     finally:
         distributed.destroy_process_group()
+
+
+@pytest.mark.parametrize("lost", ["reading", "writing"])
+def test_a_process_that_has_ended_is_missed_by_either_pipe(lost):
+    reading, to_other = os.pipe()
+    from_other, writing = os.pipe()
+    memory = SharedMemory([], [to_other], [from_other])
+    os.write(writing, b".")
+    memory.wait_for_all()
+    os.close(reading if lost == "reading" else writing)
+    with pytest.raises(distributed.DistNetworkError, match="has ended"):
+        memory.wait_for_all()
+    os.close(writing if lost == "reading" else reading)

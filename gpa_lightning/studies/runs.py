@@ -97,7 +97,7 @@ def perform(study: str, runs: Sequence[Run], settings: Settings) -> list[Outcome
     remaining = TimeRemainingColumn(elapsed_when_finished=True)
     with _configure_joblib(settings) as threads, NotebookProgress(*columns, remaining) as progress:
         bar = progress.add_task(study, total=len(runs))
-        for attempt in range(1, ATTEMPTS + 1):
+        for _ in range(ATTEMPTS):
             calls = (
                 delayed(_perform_one)(i, output / study, run, settings, threads)
                 for i, run in enumerate(runs)
@@ -107,14 +107,13 @@ def perform(study: str, runs: Sequence[Run], settings: Settings) -> list[Outcome
                 for i, outcome in Parallel(settings.n_jobs, return_as="generator_unordered")(calls):
                     outcomes[i] = outcome
                     progress.update(bar, advance=1, refresh=True)
-                break
+                return [outcomes[i] for i in range(len(runs))]
             except TerminatedWorkerError as error:
-                if attempt == ATTEMPTS:
-                    raise WorkerError(
-                        f"{study}: a process that trains was killed {ATTEMPTS} times, perhaps for "
-                        f"want of memory; --n_jobs below {settings.n_jobs} needs less"
-                    ) from error
-    return [outcomes[i] for i in range(len(runs))]
+                killed = error
+    raise WorkerError(
+        f"{study}: a process that trains was killed {ATTEMPTS} times, perhaps for want of memory; "
+        f"--n_jobs below {settings.n_jobs} needs less"
+    ) from killed
 
 
 @contextmanager

@@ -71,6 +71,7 @@ class TestSettings:
         assert (done.epochs.min() == 2).all()
         finished = numbers[numbers.error.isna()]
         assert (finished.split_seed == finished.seed).all()  # the same splits for all settings
+        assert not Path("cache").exists()  # where a table goes that is downloaded, which none was
 
         report = (OUTPUT / "report.md").read_text()
         rows = [line.split("|")[1:-1] for line in report.splitlines() if line.startswith("| ")][2:]

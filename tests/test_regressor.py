@@ -1,6 +1,7 @@
 import pytest
 import torch
-from runs import fit
+from lightning.pytorch import Trainer
+from runs import NOTHING_BESIDE, fit
 from sklearn.metrics import (
     mean_absolute_error,
     mean_squared_error,
@@ -32,3 +33,12 @@ def test_metrics_are_scikit_learns(table):
         assert metrics == pytest.approx(
             {f"{prefix}_{key}": metric(y, predicted) for key, metric in expected.items()}, rel=1e-4
         )
+
+
+def test_a_trainer_that_has_validated_can_fit(table):
+    """A validation leaves metrics in PyTorch's inference mode, in which nothing is trained."""
+    data, model = GPADataModule(path=str(table)), GPARegressor(hidden_sizes=(8,))
+    trainer = Trainer(**NOTHING_BESIDE, max_epochs=1, num_sanity_val_steps=0)
+    trainer.validate(model, data, verbose=False)
+    trainer.fit(model, data)
+    assert trainer.callback_metrics["val_loss"].isfinite()

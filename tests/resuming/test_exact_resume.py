@@ -1,5 +1,6 @@
 """What a checkpoint holds for a run that is resumed, and which checkpoints there are when."""
 
+import shutil
 from pathlib import Path
 from threading import Lock
 
@@ -81,6 +82,17 @@ def test_a_run_resumed_after_its_first_epoch_ends_with_the_same_checkpoint(data,
     for name, state in whole.items():
         expected = repr(state).replace(run_folder(0).name, run_folder(1).name)
         assert repr(resumed[name]) == expected
+
+
+def test_epochs_that_are_made_again_take_the_place_of_those_that_were_lost(data):
+    """A kill between the best checkpoint and the last leaves the best of an epoch that is lost."""
+    flags = [*data, "--early_stopping", "null", "--checkpoint.save_top_k=-1", "--max_epochs", "3"]
+    assert train(flags) == 0
+    folder = run_folder() / "checkpoints"
+    files = sorted(path.name for path in folder.iterdir())
+    shutil.copy(folder / "best-epoch-0.ckpt", folder / "last.ckpt")
+    assert train([*flags, "--ckpt_path", "last"]) == 0
+    assert sorted(path.name for path in folder.iterdir()) == files
 
 
 def test_a_run_that_has_stopped_early_goes_on_only_without_early_stopping(data, capsys, recwarn):

@@ -252,6 +252,16 @@ class TestFrom:
         (row,) = (line for line in report.splitlines() if "never tested" in line)
         assert row.split("|")[2].strip() == "2.0"
 
+    def test_a_damaged_outcome_is_refused_though_there_is_a_checkpoint(self, small, capsys):
+        assert train([*small, "--name", "mine"]) == 0
+        run = Path("lightning_logs/version_0-mine")
+        (run / "outcome.json").write_text("{")
+        capsys.readouterr()
+        assert main(["--from", str(run)]) == 2
+        error = capsys.readouterr().err
+        assert error.startswith(f"error: --from {run}: outcome.json cannot be read: ")
+        assert error.count("\n") == 1
+
     def test_runs_of_other_splits_have_no_test_set_in_common(self, small, no_figure, capsys):
         for number in "34":
             assert train([*small, "--data.seed", number, "--name", number]) == 0

@@ -17,6 +17,7 @@ from gpa_lightning.studies import (
     mini_batch,
     more_data,
     overfitting_curve,
+    polynomial,
     regularization,
 )
 from gpa_lightning.studies.drawing import TEST, draw_band, new_axes
@@ -227,3 +228,10 @@ def test_a_band_lies_around_the_median_from_the_lowest_run_to_the_highest():
     assert {(1, 1), (1, 9), (2, 3), (2, 8)} == {tuple(corner) for corner in corners}
     draw_band(axes, runs, "width", "loss", TEST, middle="mean")
     assert axes.lines[1].get_ydata().tolist() == [4, 5]
+
+
+def test_the_polynomials_picture_has_the_points_and_both_curves():
+    figure = polynomial.study(Settings(size="tiny"), points=5, degree=4).figure
+    (axes,) = figure.axes
+    curves = {line.get_label(): len(line.get_xdata()) for line in axes.get_lines()}
+    assert curves == {"training points": 5, "line": 1000, "degree 4": 1000}

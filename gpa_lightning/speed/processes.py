@@ -52,12 +52,14 @@ class SharedGradients:
                 distributed.broadcast(buffer, 0)
         elif self._buffers:
             _, *first = self._memory.of_processes[0]
-            is_first = distributed.get_rank() == 0
-            if is_first:
-                torch._foreach_copy_(first, self._buffers)
+            pairs = list(zip(self._buffers, first, strict=True))
+            if distributed.get_rank() == 0:
+                for buffer, shared in pairs:
+                    shared.copy_(buffer)
             self._memory.wait_for_all()
-            if not is_first:
-                torch._foreach_copy_(self._buffers, first)
+            if distributed.get_rank() > 0:
+                for buffer, shared in pairs:
+                    buffer.copy_(shared)
 
     def average(self) -> None:
         """Put the mean of all processes' gradients in the place of this process's.

@@ -140,7 +140,7 @@ def test_the_weights_are_those_of_lightnings_steps(tmp_path):
     for rank, name, _, difference, message, files in found:
         assert difference < 1e-6, name
         assert files == next(each for first, *_, each in found if first == rank), name
-        # Lightning or the step itself sends one number; gradients go by memory if that can be
+        # Lightning sends one number; gradients go by memory if that can be
         assert message == (WEIGHTS if "cannot" in name else 1)
     refusals = [line for line in result.stdout.splitlines() if line.startswith("refused: ")]
     assert len(refusals) == 2

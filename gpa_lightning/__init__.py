@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-from gpa_lightning.lazy_imports import lazy_getattr
+from collections.abc import Callable, Mapping
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
 __version__ = "0.2.0"
 
@@ -16,9 +16,24 @@ __all__ = [
     "default_callbacks",
 ]
 
+
+def lazy_getattr(package: str, modules: Mapping[str, str]) -> Callable[[str], Any]:
+    """Make the ``__getattr__`` of a package whose names are in ``modules`` below it (PEP 562).
+
+    So importing the package costs nothing: a module is imported when its name is asked for.
+    """
+
+    def resolve(name: str) -> Any:
+        if name not in modules:
+            raise AttributeError(f"module {package!r} has no attribute {name!r}")
+        return getattr(import_module(f"{package}.{modules[name]}"), name)
+
+    return resolve
+
+
 if TYPE_CHECKING:
+    from gpa_lightning.callbacks.defaults import default_callbacks
     from gpa_lightning.data.datamodule import GPADataModule
-    from gpa_lightning.defaults import default_callbacks
     from gpa_lightning.estimator import LightningMLPRegressor
     from gpa_lightning.network import FullyConnectedNetwork
     from gpa_lightning.regressor import GPARegressor
@@ -30,7 +45,7 @@ else:  # predicting does without Lightning, training without scikit-learn: both 
             "GPADataModule": "data.datamodule",
             "GPARegressor": "regressor",
             "LightningMLPRegressor": "estimator",
-            "default_callbacks": "defaults",
+            "default_callbacks": "callbacks.defaults",
         },
     )
 

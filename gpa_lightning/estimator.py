@@ -36,10 +36,10 @@ from torch.optim import Optimizer
 from torch.utils.data import DataLoader
 
 from gpa_lightning.callbacks import StopOnDivergence
+from gpa_lightning.callbacks.quiet import quiet_lightning
 from gpa_lightning.data.loaders import EVALUATION_ROWS, BatchSampler, TableDataset, table_loader
 from gpa_lightning.losses import Norm, batch_mse, weight_norm
 from gpa_lightning.network import FullyConnectedNetwork
-from gpa_lightning.quiet import quiet_lightning
 from gpa_lightning.regressor import Batch, GPARegressor
 from gpa_lightning.speed import FastTraining
 

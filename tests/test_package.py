@@ -1,6 +1,8 @@
 """What the package is from outside: its public names, and the page that an index shows of it."""
 
 import importlib
+import inspect
+import pkgutil
 import re
 import tomllib
 
@@ -28,6 +30,22 @@ def test_public_names_are_offered_before_they_are_imported():
 def test_a_name_that_there_is_not():
     with pytest.raises(ImportError, match="cannot import name 'GPARegresor' from 'gpa_lightning'"):
         from gpa_lightning import GPARegresor  # noqa: F401
+
+
+def test_every_public_method_but_lightnings_hooks_has_a_docstring():
+    found = pkgutil.walk_packages(gpa_lightning.__path__, "gpa_lightning.")
+    modules = [importlib.import_module(each.name) for each in found if "__" not in each.name]
+    undocumented = {
+        f"{kind.__module__}.{kind.__name__}.{name}"
+        for module in modules
+        for _, kind in inspect.getmembers(module, inspect.isclass)
+        for name, method in inspect.getmembers(kind, inspect.isfunction)
+        if kind.__module__ == module.__name__ and name in vars(kind)
+        if not kind.__name__.startswith("_") and not name.startswith("_")
+        if not method.__doc__ and not any(hasattr(base, name) for base in kind.__mro__[1:])
+    }
+    assert len(modules) > 100
+    assert not undocumented
 
 
 def test_the_page_links_to_nothing_that_an_index_does_not_have():

@@ -151,12 +151,10 @@ class TextbookRegressor(LightningModule):
         return loss
 
     def validation_step(self, batch: Sequence[Tensor], batch_idx: int) -> None:
-        """Log the validation loss."""
         x, y = batch
         self.log("val_loss", mse_loss(self.network(x), y))
 
     def configure_optimizers(self) -> optim.Optimizer:
-        """Return Adam as it is by default."""
         return optim.Adam(self.parameters())
 
 

@@ -1,4 +1,4 @@
-"""What is swapped to study overfitting: callbacks to watch a training by."""
+"""Callbacks: what is swapped to study overfitting, and those that every training has by default."""
 
 from gpa_lightning.callbacks.divergence import StopOnDivergence
 from gpa_lightning.callbacks.equal_rows import EqualRows

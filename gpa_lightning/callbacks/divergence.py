@@ -42,13 +42,11 @@ class StopOnDivergence(Callback):
         self.on_train_epoch_start(trainer, pl_module)
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Count the epoch's steps from here."""
         self._losses, self._checked, self._first_step = [], 0, trainer.global_step
 
     def on_before_backward(
         self, trainer: Trainer, pl_module: LightningModule, loss: Tensor
     ) -> None:
-        """Note a step's loss."""
         self._losses.append(loss.detach())
         if len(self._losses) >= self.check_every_n_steps:
             self._check_losses(trainer)
@@ -64,13 +62,11 @@ class StopOnDivergence(Callback):
             raise _divergence(trainer, "the validation loss is", trainer.global_step)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Look at the losses of the epoch."""
         self._check_losses(trainer)
 
     def on_save_checkpoint(
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        """Look at the weights that are about to be saved."""
         weights = torch.stack([weight.isfinite().all() for weight in pl_module.parameters()])
         if trainer.training and not bool(weights.all()):
             raise _divergence(trainer, "the weights are", trainer.global_step)

@@ -35,7 +35,6 @@ class HyperparameterTable(Callback):
 
     @rank_zero_only
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Write the row."""
         from torch.utils.tensorboard.summary import hparams  # slow to import
 
         facts: dict[str, Any] = {}

@@ -119,10 +119,8 @@ class LossCurves(Callback):
             figure.savefig(temporary, dpi=150)
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the curves, so that a resumed run draws them whole."""
         return {"training": self.training, "validation": self.validation}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take up the curves of the run that is resumed."""
         self.training = [tuple(point) for point in state_dict["training"]]
         self.validation = [tuple(point) for point in state_dict["validation"]]

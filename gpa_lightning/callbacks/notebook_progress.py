@@ -24,7 +24,6 @@ class NotebookProgress(Progress):
         return time.monotonic() - self._drawn >= 0.2
 
     def start(self) -> None:
-        """Begin to show it."""
         if not self.console.is_jupyter or self.disable:
             super().start()
             return
@@ -33,7 +32,6 @@ class NotebookProgress(Progress):
         self._output = display(self, display_id=True)
 
     def refresh(self) -> None:
-        """Show its present state."""
         if self._output is None:
             super().refresh()
         elif self.is_due:
@@ -41,7 +39,6 @@ class NotebookProgress(Progress):
             self._output.update(self)
 
     def stop(self) -> None:
-        """Show its last state."""
         if self._output is None:
             super().stop()
         else:

@@ -85,7 +85,6 @@ class OverfittingMonitor(Callback):
         return lowest(self.history) if self.history else None
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Evaluate the training set, and log."""
         if trainer.sanity_checking or trainer.state.fn != "fit":
             return
         if "val_loss" not in trainer.callback_metrics:
@@ -111,7 +110,6 @@ class OverfittingMonitor(Callback):
             logger.log_metrics(values, step=trainer.global_step - 1)  # as `val_loss`
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Say when overfitting began."""
         if self.verbose and trainer.is_global_zero and self.history:
             print(self.verdict())  # noqa: T201
 
@@ -120,11 +118,9 @@ class OverfittingMonitor(Callback):
         return verdict(self.history)
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the history, so that a resumed run goes on with it."""
         return {"history": [asdict(each) for each in self.history]}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take up the history of the run that is resumed."""
         self.history = [Evaluation(**each) for each in state_dict["history"]]
 
 

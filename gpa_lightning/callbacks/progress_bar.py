@@ -28,7 +28,6 @@ class EpochProgressBar(RichProgressBar):
         return super().is_enabled and not get_console().is_jupyter
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Begin to show a training."""
         super().on_train_start(trainer, pl_module)
         if super().is_enabled and not self.is_enabled:
             metrics = TextColumn("{task.fields[metrics]}", style=self.theme.metrics)
@@ -42,7 +41,6 @@ class EpochProgressBar(RichProgressBar):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Move the bar on."""
         last_batch = trainer.fit_loop.batch_idx
         super().on_train_batch_end(trainer, pl_module, outputs, batch, last_batch)
         if self._line and self._line.is_due:

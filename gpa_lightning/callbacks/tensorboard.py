@@ -51,7 +51,6 @@ class EpochTensorBoardLogger(TensorBoardLogger):
 
     @rank_zero_only
     def save(self) -> None:
-        """Write what has been logged to the disk."""
         super().save()
         for writer in (self._writers or {}).values():
             writer.flush()

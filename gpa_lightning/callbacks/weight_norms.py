@@ -18,7 +18,6 @@ class WeightNorms(Callback):
     """
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Log the norms."""
         layers = {"all": list(pl_module.parameters())}
         for name, module in pl_module.named_modules():
             if own := list(module.parameters(recurse=False)):

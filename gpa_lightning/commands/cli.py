@@ -120,7 +120,6 @@ class SaveConfig(SaveConfigCallback):
         super().setup(trainer, pl_module, stage)
 
     def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Save."""
         if self._folder is not None:
             self._folder.mkdir(parents=True, exist_ok=True)
             path = str(self._folder / self.config_filename)

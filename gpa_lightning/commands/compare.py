@@ -27,15 +27,16 @@ from rich.table import Table
 
 import gpa_lightning
 from gpa_lightning.callbacks import LossCurves
+from gpa_lightning.callbacks.quiet import quiet_data_module
 from gpa_lightning.commands.finished_runs import read_runs
 from gpa_lightning.commands.mistakes import explain
 from gpa_lightning.commands.outcome import OUTCOME, make_outcome
+from gpa_lightning.commands.quiet import quieten_third_parties
 from gpa_lightning.commands.run_names import short_name, unique_name
 from gpa_lightning.commands.study import run_and_keep
 from gpa_lightning.commands.summary import final_losses
 from gpa_lightning.commands.train import TrainCLI, fit_and_test
 from gpa_lightning.data.table import DataError
-from gpa_lightning.quiet import quiet_data_module, quieten_third_parties
 from gpa_lightning.resuming.checkpoint import CheckpointError
 from gpa_lightning.studies.comparison import CURVES, Comparison
 from gpa_lightning.studies.runs import Outcome, Run, perform

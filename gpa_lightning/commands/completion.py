@@ -13,10 +13,10 @@ from gpa_lightning.commands import export, predict
 from gpa_lightning.commands.arguments import SHORT_FLAGS
 from gpa_lightning.commands.compare import compare_parser
 from gpa_lightning.commands.program import COMMANDS, LIGHTNINGS
+from gpa_lightning.commands.quiet import quieten_third_parties
 from gpa_lightning.commands.refusal import refuse
 from gpa_lightning.commands.study import study_parser
 from gpa_lightning.commands.train import TrainCLI
-from gpa_lightning.quiet import quieten_third_parties
 
 Shell = Literal["bash", "fish", "zsh"]
 

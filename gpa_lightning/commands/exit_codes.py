@@ -16,10 +16,10 @@ from torch import distributed
 
 from gpa_lightning.callbacks.divergence import DivergenceError
 from gpa_lightning.commands.mistakes import failing_class, no_such_metric
+from gpa_lightning.commands.quiet import quieten_third_parties
 from gpa_lightning.commands.refusal import refuse
 from gpa_lightning.commands.signals import exit_at_once
 from gpa_lightning.data.table import DataError
-from gpa_lightning.quiet import quieten_third_parties
 from gpa_lightning.resuming.checkpoint import CheckpointError
 from gpa_lightning.resuming.whole_file import OutputError
 

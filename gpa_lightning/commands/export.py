@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import logging
+import warnings
 from argparse import ArgumentError
 from collections.abc import Sequence
 from importlib.util import find_spec
@@ -13,7 +15,6 @@ import torch
 from torch import Tensor, nn
 
 from gpa_lightning.commands.predict import file_parser, restore, run_file_command, trained_on
-from gpa_lightning.quiet import quieten_third_parties
 from gpa_lightning.resuming.checkpoint import CheckpointError
 from gpa_lightning.resuming.whole_file import OutputError, whole_file
 
@@ -40,7 +41,8 @@ def main(args: Sequence[str] | None = None) -> int:
     """
     parser = file_parser(DESCRIPTION, EXAMPLE)
     parser.add_argument("--format", required=True, type=Format, help="also the output's suffix")
-    quieten_third_parties()
+    # it warns of each operation that it cannot export without torchvision
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)
     return run_file_command(export_file, parser, args)
 
 
@@ -112,15 +114,17 @@ class FromRawScores(nn.Module):
 
 
 def _write_onnx(model: FromRawScores, names: list[str], path: Path) -> None:
-    program = torch.onnx.export(
-        model,
-        _scores(names),
-        input_names=[INPUT],
-        output_names=[OUTPUT],
-        dynamic_shapes=_SHAPES,
-        dynamo=True,
-        verbose=False,
-    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # in PyTorch's own code
+        program = torch.onnx.export(
+            model,
+            _scores(names),
+            input_names=[INPUT],
+            output_names=[OUTPUT],
+            dynamic_shapes=_SHAPES,
+            dynamo=True,
+            verbose=False,
+        )
     assert program is not None
     program.model.metadata_props[FEATURE_NAMES] = json.dumps(names)
     program.save(path, external_data=False)

@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING
 
-from gpa_lightning.lazy_imports import lazy_getattr
+from gpa_lightning import lazy_getattr
 
 __all__ = ["BestAndLastCheckpoint", "ExactResume", "WholeCheckpoints"]
 

@@ -64,7 +64,6 @@ class ExactResume(Callback):
     def on_save_checkpoint(
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        """Add all that has to be restored."""
         at = within_epoch.position(trainer)
         mine = within_epoch.collect(trainer, pl_module) if at["within"] else {}
         processes = [(random_states.collect(), mine)] * trainer.world_size

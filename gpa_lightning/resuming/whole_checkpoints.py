@@ -53,6 +53,5 @@ class WholeCheckpoints(TorchCheckpointIO):
         self._superseded.append(path)
 
     def teardown(self) -> None:
-        """Remove what is left to remove."""
         while self._superseded:
             super().remove_checkpoint(self._superseded.pop())

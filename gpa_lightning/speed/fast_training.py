@@ -77,7 +77,6 @@ class FastTraining(Callback):
         self._further_steps = 0
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Prepare the module and the processor."""
         self._epoch = -1
         if self.compile_mode:
             for module in pl_module.children():
@@ -117,7 +116,6 @@ class FastTraining(Callback):
     def on_exception(
         self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
     ) -> None:
-        """Leave the module and the processor as they were found."""
         self.on_fit_end(trainer, pl_module)
 
     def on_train_batch_end(

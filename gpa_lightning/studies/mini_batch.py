@@ -28,7 +28,6 @@ class OftenAtFirst(Callback):
     """Validates as often as ``val_check_interval`` says in the first epochs, then once in each."""
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Change the pace."""
         if trainer.current_epoch == OFTEN:
             trainer.val_check_batch = trainer.num_training_batches
 

@@ -44,7 +44,6 @@ class AdamWRegressor(GPARegressor):
         self.weight_decay = weight_decay
 
     def configure_optimizers(self) -> Optimizer:
-        """Return AdamW."""
         return AdamW(
             self.parameters(), self.learning_rate, weight_decay=self.weight_decay, fused=True
         )

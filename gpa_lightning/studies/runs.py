@@ -23,8 +23,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemaini
 from gpa_lightning import GPADataModule, GPARegressor, __version__, default_callbacks
 from gpa_lightning.callbacks import HyperparameterTable
 from gpa_lightning.callbacks.notebook_progress import NotebookProgress
+from gpa_lightning.callbacks.quiet import quiet_lightning
 from gpa_lightning.losses import evaluation_mse
-from gpa_lightning.quiet import quiet_lightning
 from gpa_lightning.resuming.whole_file import OutputError, whole_file
 from gpa_lightning.studies.settings import Settings
 

@@ -12,8 +12,8 @@ import torch
 from jsonargparse.typing import restricted_number_type
 
 from gpa_lightning import GPADataModule
+from gpa_lightning.callbacks.quiet import quiet_data_module
 from gpa_lightning.data.table import DataError, Provenance
-from gpa_lightning.quiet import quiet_data_module
 
 OUTPUT = Path("lightning_studies")
 QUICK_ROWS = 5000

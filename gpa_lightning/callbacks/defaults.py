@@ -5,7 +5,7 @@ from __future__ import annotations
 from lightning.pytorch import Callback
 
 from gpa_lightning.callbacks import EqualRows, StopOnDivergence
-from gpa_lightning.quiet import withhold_advice
+from gpa_lightning.callbacks.quiet import withhold_advice
 from gpa_lightning.resuming import ExactResume
 from gpa_lightning.speed import FastTraining
 

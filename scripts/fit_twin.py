@@ -13,6 +13,30 @@ Only rounded aggregates of the 43,303 rows are printed. The steps:
    correlations is added to the deviates' correlations; what it lacks of the correlations between
    deviates and GPA, to the achievement's weights; and the square's weight is scaled until the one
    square explains as much of the GPA as all 45 squares and products do in the real table. Again.
+
+Measured on the default table and the real one:
+
+=============================================== ==================== ====================
+statistic                                       real                 twin
+=============================================== ==================== ====================
+means and standard deviations of the columns                         within 0.6%
+correlations between the ten columns                                 within 0.011
+test MSE, mean of five random 80/20 splits, of
+the training set's mean                         0.6755               0.6686
+linear regression                               0.5847               0.5827
+gradient boosting (200 iterations, rate 0.05)   0.574                0.572
+``--config lecture-full-batch``
+training MSE at epochs 50, 70 and 90            0.677, 0.617, 0.580  0.670, 0.619, 0.584
+test MSE                                        0.5745               0.5861
+``--config lecture-mini-batch --seed_everything 0``
+training MSE at epochs 10, 50 and 90            0.564, 0.525, 0.435  0.575, 0.534, 0.438
+training MSE at epochs 10, 20, ..., 90                               within 2.3%
+test MSE                                        0.7229               0.7162
+=============================================== ==================== ====================
+
+The curves compare runs of the same seed, which share initial weights and shuffles. How fast a
+network memorises a table varies from seed to seed: with the recipe's own seed, 3, the mini-batch
+curves differ by up to 5.8% until epoch 80 and by 7.1% at epoch 90, the test MSEs by 2.3%.
 """
 
 import argparse

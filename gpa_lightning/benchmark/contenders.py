@@ -15,7 +15,8 @@ from typing import Any
 
 import numpy as np
 import torch
-from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import LambdaCallback
 from torch import Tensor, nn, optim
 from torch.nn.functional import mse_loss
 from torch.utils.data import DataLoader, TensorDataset
@@ -26,17 +27,6 @@ from gpa_lightning.losses import evaluation_mse
 from gpa_lightning.network import FullyConnectedNetwork
 from gpa_lightning.speed.denormals import flush_denormals
 from gpa_lightning.speed.stack import FastForward
-
-
-class EpochClock(Callback):
-    """Tells a `Meter` when Lightning's epochs end."""
-
-    def __init__(self, meter: Meter) -> None:
-        self.meter = meter
-
-    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Note the time; what later callbacks do, saving for example, falls to the next epoch."""
-        self.meter.epoch_ended()
 
 
 def this_project(
@@ -62,12 +52,17 @@ def this_project(
         **(other_flags or {}),
     }
     cli = TrainCLI([f"--{name}={value}" for name, value in flags.items()], run=False)
-    cli.trainer.callbacks.append(EpochClock(meter))  # type: ignore[attr-defined]
+    cli.trainer.callbacks.append(_epoch_clock(meter))  # type: ignore[attr-defined]
     cli.datamodule.setup()
     meter.start()
     cli.trainer.fit(cli.model, datamodule=cli.datamodule)
     x_val, y_val = cli.datamodule.dataset("validation").tensors
     return meter.result(evaluation_mse(cli.model, x_val, y_val))
+
+
+def _epoch_clock(meter: Meter) -> LambdaCallback:
+    # what later callbacks do at the end of an epoch, saving for example, falls to the next
+    return LambdaCallback(on_train_epoch_end=lambda trainer, module: meter.epoch_ended())
 
 
 class LectureNetwork(nn.Module):
@@ -173,7 +168,7 @@ def textbook_lightning(task: Task, meter: Meter) -> Measurement:
         num_sanity_val_steps=0,
         enable_progress_bar=False,
         default_root_dir=task.folder,
-        callbacks=[EpochClock(meter)],
+        callbacks=[_epoch_clock(meter)],
     )
     meter.start()
     trainer.fit(model, train_loader, val_loader)

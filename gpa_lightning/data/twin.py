@@ -9,30 +9,8 @@ The model is ``FITTED`` below, and ``scripts/fit_twin.py`` fits it. A row is dra
    is what bounds it to [0, 4], skews it and makes the best students the most predictable.
 
 Every number of the model is a rounded aggregate of the 43,303 real rows: ranks, least squares and
-simulated moments, as ``scripts/fit_twin.py`` describes. No student's row is in it, and no student
-of the default table has a real one's nine scores. Measured on the default table and the real one:
-
-=============================================== ==================== ====================
-statistic                                       real                 twin
-=============================================== ==================== ====================
-means and standard deviations of the columns                         within 0.6%
-correlations between the ten columns                                 within 0.011
-test MSE, mean of five random 80/20 splits, of
-the training set's mean                         0.6755               0.6686
-linear regression                               0.5847               0.5827
-gradient boosting (200 iterations, rate 0.05)   0.574                0.572
-``--config lecture-full-batch``
-training MSE at epochs 50, 70 and 90            0.677, 0.617, 0.580  0.670, 0.619, 0.584
-test MSE                                        0.5745               0.5861
-``--config lecture-mini-batch --seed_everything 0``
-training MSE at epochs 10, 50 and 90            0.564, 0.525, 0.435  0.575, 0.534, 0.438
-training MSE at epochs 10, 20, ..., 90                               within 2.3%
-test MSE                                        0.7229               0.7162
-=============================================== ==================== ====================
-
-The curves compare runs of the same seed, which share initial weights and shuffles. How fast a
-network memorises a table varies from seed to seed: with the recipe's own seed, 3, the mini-batch
-curves differ by up to 5.8% until epoch 80 and by 7.1% at epoch 90, the test MSEs by 2.3%.
+simulated moments. No student's row is in it, and no student of the default table has a real one's
+nine scores. How near the two tables are stands in ``scripts/fit_twin.py``.
 """
 
 from dataclasses import dataclass

@@ -7,13 +7,7 @@ from collections.abc import Sequence
 from lightning.pytorch import LightningModule
 from torch import Tensor
 from torch.optim import Adam, Optimizer
-from torchmetrics import (
-    MeanAbsoluteError,
-    MeanMetric,
-    MeanSquaredError,
-    MetricCollection,
-    R2Score,
-)
+from torchmetrics import MeanAbsoluteError, MeanMetric, MeanSquaredError, MetricCollection, R2Score
 
 from gpa_lightning.losses import Norm, TargetUnits, batch_mse, weight_norm
 from gpa_lightning.network import FullyConnectedNetwork

@@ -20,6 +20,7 @@ ROWS = (10_000, 100_000, 1_000_000, 10_000_000)
 BATCH_SIZES = (32, 64, 128, 256, 512, 1024, 2048, 4096, "full")
 REFERENCE_ROWS = 100_000  # above this, what an epoch costs besides its rows is small
 COLUMN_BYTES = 80  # of a row: ten columns of float64
+COSTS = ("s/epoch", "µs a row", "memory, MB")
 
 NOTES = f"""
 - Rows are the table's: trained on, validated and held out for the test; seconds include validation.
@@ -76,7 +77,10 @@ def measure_scaling(
         [
             heading("How cost grows", task, rounds, "synthetic twins, seed 0"),
             _rows_table(by_rows, costs, Point(reference, task.data["batch_size"])),
-            _batch_size_table(by_batch_size, costs),
+            table(
+                [f"batch size ({reference:,} rows)", *COSTS],
+                [_cells(str(point.batch_size), point, costs) for point in by_batch_size],
+            ),
         ]
     )
     return Report(page + NOTES, _chart(by_rows, by_batch_size, costs, hardware(task.device)))
@@ -99,38 +103,29 @@ def _cost(outcome: list[Measurement] | str) -> Cost | str:
 
 def _rows_table(points: Sequence[Point], costs: Mapping[str, Cost | str], reference: Point) -> str:
     """Tabulate cost over the rows of the table."""
-    base = costs[str(reference)]
     rows = []
     for before, point in zip([points[0], *points], points, strict=False):
-        cost, smaller = costs[str(point)], costs[str(before)]
-        if isinstance(cost, str):
-            rows.append([f"{point.rows:,}", cost])
-            continue
-        relative = growth = ""
-        if isinstance(base, Cost):
-            relative = f"{cost.seconds / point.rows / (base.seconds / reference.rows):.2f}"
-        if isinstance(smaller, Cost) and point.rows > reference.rows:
-            more = (cost.memory - smaller.memory) / (point.rows - before.rows)
-            growth = f"{round(more) - COLUMN_BYTES}"
-        rows.append([f"{point.rows:,}", *_cells(point, cost), growth, relative])
-    header = [f"rows (batch size {reference.batch_size})", "s/epoch", "µs a row", "memory, MB"]
-    return table([*header, "bytes a row", f"÷ at {reference.rows:,}"], rows)
+        cost, smaller, base = (costs[str(each)] for each in (point, before, reference))
+        cells = _cells(f"{point.rows:,}", point, costs)
+        if isinstance(cost, Cost):
+            relative = growth = ""
+            if isinstance(base, Cost):
+                relative = f"{cost.seconds / point.rows / (base.seconds / reference.rows):.2f}"
+            if isinstance(smaller, Cost) and point.rows > reference.rows:
+                more = (cost.memory - smaller.memory) / (point.rows - before.rows)
+                growth = f"{round(more) - COLUMN_BYTES}"
+            cells += [growth, relative]
+        rows.append(cells)
+    first = f"rows (batch size {reference.batch_size})"
+    return table([first, *COSTS, "bytes a row", f"÷ at {reference.rows:,}"], rows)
 
 
-def _batch_size_table(points: Sequence[Point], costs: Mapping[str, Cost | str]) -> str:
-    """Tabulate cost over the batch size."""
-    rows = []
-    for point in points:
-        cost = costs[str(point)]
-        cells = [cost] if isinstance(cost, str) else _cells(point, cost)
-        rows.append([str(point.batch_size), *cells])
-    header = [f"batch size ({points[0].rows:,} rows)", "s/epoch", "µs a row", "memory, MB"]
-    return table(header, rows)
-
-
-def _cells(point: Point, cost: Cost) -> list[str]:
-    per_row = cost.seconds / point.rows
-    return [f"{cost.seconds:.3f}", f"{per_row * 1e6:.2f}", f"{cost.memory / 1e6:.0f}"]
+def _cells(first: str, point: Point, costs: Mapping[str, Cost | str]) -> list[str]:
+    cost = costs[str(point)]
+    if isinstance(cost, str):
+        return [first, cost]
+    micros = cost.seconds / point.rows * 1e6
+    return [first, f"{cost.seconds:.3f}", f"{micros:.2f}", f"{cost.memory / 1e6:.0f}"]
 
 
 def _chart(

@@ -144,10 +144,7 @@ def _upgrade(config: dict[str, Any], model: dict[str, Any]) -> bool:
     if "steps_per_execution" not in model:
         return False
     moved = {name: model.pop(name) for name in _MOVED_TO_FAST_TRAINING if name in model}
-    config["fast_training"] = {
-        "class_path": "gpa_lightning.speed.FastTraining",
-        "init_args": moved,
-    }
+    config["fast_training"] = {"class_path": "gpa_lightning.speed.FastTraining", "init_args": moved}
     if not model.get("compile"):
         model.pop("compile", None)
     return True

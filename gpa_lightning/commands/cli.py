@@ -37,12 +37,7 @@ from gpa_lightning.data.datamodule import GPADataModule
 from gpa_lightning.data.table import DataError
 from gpa_lightning.regressor import GPARegressor
 from gpa_lightning.resuming import ExactResume
-from gpa_lightning.resuming.checkpoint import (
-    DATA_KEY,
-    CheckpointError,
-    find_last,
-    read_checkpoint,
-)
+from gpa_lightning.resuming.checkpoint import DATA_KEY, CheckpointError, find_last, read_checkpoint
 from gpa_lightning.resuming.exact_resume import position_of
 from gpa_lightning.speed import FastTraining
 

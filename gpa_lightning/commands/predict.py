@@ -49,10 +49,7 @@ def main(args: Sequence[str] | None = None) -> int:
     """
     parser = file_parser(DESCRIPTION, EXAMPLE)
     parser.add_argument(
-        "--input",
-        required=True,
-        type=str,
-        help="a table of raw scores, or - for standard input",
+        "--input", required=True, type=str, help="a table of raw scores, or - for standard input"
     )
     parser.add_argument(
         "--accelerator", type=Accelerator, default="auto", help="auto takes a GPU if there is one"

@@ -148,12 +148,7 @@ def study_parser() -> ArgumentParser:
     add("--tiny", action="store_true", help=SUPPRESS)  # some seconds, for tests
     for name, (kind, text) in POLYNOMIALS.items():
         add(f"--{name}", type=kind | None, default=None, help=f"Of polynomial: {text}.")
-    add(
-        "--n_jobs",
-        type=Jobs,
-        default=1,
-        help="Runs at a time; -1: one a core.",
-    )
+    add("--n_jobs", type=Jobs, default=1, help="Runs at a time; -1: one a core.")
     add(
         "--dask",
         metavar="ADDRESS",

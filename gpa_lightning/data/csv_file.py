@@ -21,15 +21,7 @@ from pyarrow import csv as arrow_csv
 from pyarrow import types as arrow_types
 
 from gpa_lightning.data.csv_header import is_number, read_cells, read_header, to_number
-from gpa_lightning.data.table import (
-    LARGEST,
-    MISSING,
-    DataError,
-    Rows,
-    TextError,
-    quote,
-    sha256_of,
-)
+from gpa_lightning.data.table import LARGEST, MISSING, DataError, Rows, TextError, quote, sha256_of
 
 
 class CsvFile:

@@ -119,12 +119,7 @@ class FastTraining(Callback):
         self.on_fit_end(trainer, pl_module)
 
     def on_train_batch_end(
-        self,
-        trainer: Trainer,
-        pl_module: LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Take the steps that follow Lightning's own."""
         waiting = self._waiting

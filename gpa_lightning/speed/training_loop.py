@@ -30,11 +30,7 @@ STEP_HOOKS = (
     "on_before_optimizer_step",
 )
 STEP_METHODS = ("backward", "optimizer_step", "optimizer_zero_grad", "configure_gradient_clipping")
-TRANSFER_HOOKS = (
-    "on_before_batch_transfer",
-    "transfer_batch_to_device",
-    "on_after_batch_transfer",
-)
+TRANSFER_HOOKS = ("on_before_batch_transfer", "transfer_batch_to_device", "on_after_batch_transfer")
 _LOGGING_HOOKS = ("training_step", *BATCH_HOOKS, *STEP_HOOKS, *STEP_METHODS, *TRANSFER_HOOKS)
 
 

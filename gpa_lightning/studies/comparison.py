@@ -19,12 +19,7 @@ from gpa_lightning.callbacks.loss_curves import readable_range
 from gpa_lightning.callbacks.tensorboard import LOSS
 from gpa_lightning.data.table import Provenance
 from gpa_lightning.studies.drawing import MSE, draw_band, new_axes
-from gpa_lightning.studies.result import (
-    describe_table,
-    markdown_table,
-    save,
-    versions_and_hardware,
-)
+from gpa_lightning.studies.result import describe_table, markdown_table, save, versions_and_hardware
 from gpa_lightning.studies.runs import Outcome
 from gpa_lightning.studies.settings import Settings
 

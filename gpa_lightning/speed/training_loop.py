@@ -60,13 +60,11 @@ def acts_between_batches(trainer: Trainer, own: Callback) -> bool:
 
 
 def _may_skip_batches(callback: Callback) -> bool:
-    if isinstance(callback, Timer):
-        return True
     if isinstance(callback, ModelCheckpoint):
         # set by arguments, for which it has no public names
         if callback._every_n_train_steps or callback._train_time_interval is not None:
             return False
-    elif not isinstance(callback, ProgressBar):
+    elif not isinstance(callback, (ProgressBar, Timer)):
         return False
     # a hook that the user has written for a class of Lightning's gets every batch
     hooks = (getattr(callback, hook).__module__.partition(".")[0] for hook in BATCH_HOOKS)

@@ -12,6 +12,7 @@ from lightning.pytorch.callbacks import (
     ModelCheckpoint,
     StochasticWeightAveraging,
     Timer,
+    TQDMProgressBar,
 )
 from lightning.pytorch.loggers import CSVLogger
 from runs import fit, weights
@@ -19,6 +20,7 @@ from torch.optim import SGD, Adam
 from torch.optim.lr_scheduler import CosineAnnealingLR, OneCycleLR, ReduceLROnPlateau
 
 from gpa_lightning import GPADataModule, GPARegressor
+from gpa_lightning.callbacks import EpochProgressBar
 from gpa_lightning.speed import FastTraining
 
 
@@ -38,15 +40,24 @@ class Recorder(Callback):
         self.epochs.append((trainer.current_epoch, trainer.global_step))
 
 
-class Rounds(Timer):
-    """Counts the rounds of Lightning's loop, as what does not mind their length."""
+class CountingTimer(Timer):
+    """A timer of the user's, who wants to see every batch."""
 
     def __init__(self):
         super().__init__()
-        self.rounds = 0
+        self.batches = 0
 
     def on_train_batch_end(self, *args, **kwargs):
-        self.rounds += 1
+        self.batches += 1
+
+
+class Rounds(CountingTimer):
+    """Counts the rounds of Lightning's loop, as Lightning's own timer does."""
+
+    def on_train_batch_end(self, *args, **kwargs):
+        super().on_train_batch_end()
+
+    on_train_batch_end.__module__ = Timer.__module__
 
 
 def trained(table, steps, model_class=GPARegressor, callbacks=(), model=None, data=None, **flags):
@@ -57,7 +68,7 @@ def trained(table, steps, model_class=GPARegressor, callbacks=(), model=None, da
     module = GPADataModule(path=str(table), **{"batch_size": 25, "val_size": 0.2, **(data or {})})
     watching = (recorder, rounds, *(make() for make in callbacks))
     trainer = fit(regressor, module, FastTraining(steps), *watching, **flags)
-    recorder.rounds = rounds.rounds
+    recorder.rounds = rounds.batches
     return regressor, trainer, recorder
 
 
@@ -170,14 +181,21 @@ class CountsBatches(Callback):
     [
         ({"accumulate_grad_batches": 3}, []),
         ({}, [CountsBatches]),
+        ({}, [CountingTimer]),
         ({"logger": True}, [lambda: LearningRateMonitor("step")]),
     ],
 )
 def test_what_acts_between_batches_gets_every_batch(table, flags, callbacks, workplace):
     runs = assert_same(table, expect_fewer_rounds=False, callbacks=callbacks, **flags)
     for _, trainer, _ in runs:
-        counters = [c.batches for c in trainer.callbacks if isinstance(c, CountsBatches)]
-        assert counters in ([], [28])
+        own = (c for c in trainer.callbacks if type(c) in (CountsBatches, CountingTimer))
+        assert [each.batches for each in own] in ([], [28])
+
+
+@pytest.mark.parametrize("callback", [EpochProgressBar, TQDMProgressBar, ModelCheckpoint])
+def test_what_shows_or_saves_by_epochs_lets_rounds_be(table, callback, workplace, capsys):
+    flags = {"enable_progress_bar": True, "enable_checkpointing": True}
+    assert_same(table, callbacks=[callback], **flags)
 
 
 class CountsHooks(Callback):

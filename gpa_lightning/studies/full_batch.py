@@ -144,6 +144,8 @@ def _figure(table: pd.DataFrame, devices: list[str]) -> Figure:
         test = ours.test_loss.mean()
         axes.axhline(test, color="k", ls="--", lw=1, label=f"test at the end: {test:.4f}")
     # the first losses, far above the rest, would flatten it
-    axes.set_ylim(*readable_range(list(table.groupby("epoch").train_loss.median())))
+    lectures = (LECTURE_LOSSES[device] for device in devices)
+    ours = list(table.groupby("epoch").train_loss.median())
+    axes.set_ylim(*readable_range(ours, *lectures))
     axes.legend()
     return figure

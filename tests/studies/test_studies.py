@@ -6,6 +6,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import torch
+from pictures import explanations
 
 from gpa_lightning.data.split import Split
 from gpa_lightning.studies import (
@@ -38,6 +40,41 @@ def performed(outcome: Callable[..., Outcome]) -> Callable[..., list[Outcome]]:
     return perform
 
 
+WHOLE = {
+    capacity: {"hidden": [1024, 512, 128], "epochs": 30, "folds": 5},
+    double_descent: {"width": 4096, "rows": 214, "steps": 6000},
+    early_stopping: {"hidden": [1024, 512, 128], "epochs": 100, "patience": 10},
+    full_batch: {"hidden": [1024, 512, 128], "epochs": 100, "seed": 1},
+    mini_batch: {"hidden": [1024, 512, 128], "epochs": 100, "seed": 1},
+    more_data: {"hidden": [1024, 512, 128], "rows": 429, "steps": 3500},
+    regularization: {"hidden": [1024, 512, 128], "epochs": 20, "strength": 0.1},
+}
+COUNTS = {
+    capacity: 9,
+    double_descent: 2 * (13 + 16),
+    early_stopping: 2 * 5,
+    full_batch: 2,
+    mini_batch: 2 * 2,
+    more_data: 2 * 3,
+    regularization: 2 * (1 + sum(map(len, regularization.GRIDS.values()))),
+}
+
+
+@pytest.mark.parametrize("module", WHOLE)
+def test_the_whole_of_a_study_is_the_lectures_training(module, settings, monkeypatch):
+    done = []
+
+    def perform(name: str, runs: Sequence[Run], settings: Settings) -> list[Outcome]:
+        done.extend(run.arguments for run in runs)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(module, "perform", perform)
+    with pytest.raises(KeyboardInterrupt):
+        module.study(settings)
+    assert len(done) == COUNTS[module]
+    assert any(WHOLE[module].items() <= arguments.items() for arguments in done)
+
+
 @pytest.mark.parametrize(("rows_of_table", "of"), [(537, 429), (43_303, 34_642)])
 def test_a_smaller_training_set_has_as_many_rows_as_asked_for(rows_of_table, of):
     for rows in range(2, 428):
@@ -55,7 +92,9 @@ def test_overfitting_begins_where_the_test_loss_is_lowest(settings, monkeypatch)
     evaluations = [[0.5, 1.0, 0.9], [1, 0.8, 0.7], [2, 0.4, 0.9]]
     known = performed(lambda **_: {"evaluations": evaluations})
     monkeypatch.setattr(overfitting_curve, "perform", known)
-    both, early = overfitting_curve.study(settings).claims
+    result = overfitting_curve.study(settings)
+    assert explanations(result.figure) == ["training", "test", "lowest: 0.7000 after 1.0 epochs"]
+    both, early = result.claims
     assert both.holds
     assert "the test loss rises by 0.2000" in both.numbers
     assert "the training loss falls by 0.4000" in both.numbers
@@ -101,6 +140,9 @@ def test_a_regularization_that_helps(settings, monkeypatch):
     gains = result.summary.set_index("strategy")["less than without"]
     assert gains["dropout"] == pytest.approx(min(max(regularization.GRIDS["dropout"]), 0.5) - 0.05)
     assert set(result.summary["seeds with less"][1:]) == {"2 of 2"}
+    assert explanations(result.figure) == ["training", "test", "test, unregularised"]
+    scales = [axes.get_xscale() for axes in result.figure.axes]
+    assert scales == ["log", "log", "linear", "log"]  # the third is dropout's
     assert [claim.holds for claim in result.claims] == [True] * 4 + [True, False]
 
 
@@ -115,21 +157,23 @@ def test_capacity(overfits, settings, monkeypatch):
     monkeypatch.setattr(capacity, "perform", performed(outcome))
     result = capacity.study(settings)
     line, *_, largest = result.summary.itertuples()
-    assert (line.parameters, largest.parameters) == (10, 600_833)
+    assert (line.hidden_sizes, line.parameters) == ("none: a line", 10)
+    assert (largest.hidden_sizes, largest.parameters) == ("1024-512-128", 600_833)
     assert line.gap == pytest.approx(0.001 if overfits else 0.01)
     assert largest.gap == pytest.approx(0.5002 if overfits else -0.1564, abs=1e-4)
     assert [claim.holds for claim in result.claims] == [overfits, True, overfits]
+    assert explanations(result.figure) == ["training folds", "fold held out"]
 
 
 @pytest.mark.parametrize("where", ["at the threshold", "elsewhere", "nowhere"])
 def test_double_descent(where, settings, monkeypatch):
     rows = 429 // 2
-    peaks = {"at the threshold": (16, rows), "elsewhere": (128, round(1.3 * rows))}
+    peaks = {"at the threshold": (16, rows), "elsewhere": (4, round(1.3 * rows))}
 
     def outcome(width: int, steps: int = 0, **_: object) -> Outcome:
         network, features = peaks.get(where, (None, None))
         at_peak = width == (network if steps else features)
-        return {"train_loss": 0.1, "test_loss": 3.0 if at_peak else 1 + 1 / width}
+        return {"train_loss": 0.1, "test_loss": 30.0 if at_peak else 1 + 1 / width}
 
     monkeypatch.setattr(double_descent, "perform", performed(outcome))
     result = double_descent.study(settings)
@@ -143,6 +187,10 @@ def test_double_descent(where, settings, monkeypatch):
     (marked, _), (at_rows, _) = (axes.lines[-1].get_xdata() for axes in result.figure.axes)
     assert marked == pytest.approx(213 / 11)
     assert at_rows == rows
+    texts = [text.get_text() for axes in result.figure.axes for text in axes.texts]
+    assert texts == ([] if where == "nowhere" else ["peak: 30", "peak: 30"])
+    if where == "nowhere":
+        assert explanations(result.figure) == ["training", "test", "interpolation threshold"]
 
 
 @pytest.mark.parametrize("better", [True, False])
@@ -156,6 +204,17 @@ def test_more_data(better, settings, monkeypatch):
     assert result.summary["rows"].iloc[-1] == 429
     assert result.summary.gap.iloc[-1] == pytest.approx(0.1 + (2 if better else -2) / 429)
     assert [claim.holds for claim in result.claims] == [better, better]
+    assert explanations(result.figure) == ["training", "test"]
+
+
+def test_full_batch_trains_on_the_cpu_and_on_a_gpu_if_there_is_one(table, tmp_path, monkeypatch):
+    def perform(name: str, runs: Sequence[Run], settings: Settings) -> list[Outcome]:
+        raise KeyboardInterrupt({run.arguments["device"] for run in runs})
+
+    monkeypatch.setattr(full_batch, "perform", perform)
+    with pytest.raises(KeyboardInterrupt) as devices:
+        full_batch.study(Settings({"path": str(table)}, output=tmp_path))
+    assert devices.value.args[0] == ({"cpu", "gpu"} if torch.cuda.is_available() else {"cpu"})
 
 
 def losses(lecture: Sequence[float], away: float) -> list[float]:
@@ -177,6 +236,9 @@ def test_full_batch_is_compared_with_the_lecture(away, holds, settings, monkeypa
     here = result.summary["here, CPU"].tolist()
     assert here[:5] == pytest.approx(full_batch.LECTURE_LOSSES["cpu"][:5])
     assert here[-2:] == pytest.approx([0.5778 + away, 10.0])
+    assert f": {abs(away):.4f} (asked for: at most 0.03" in result.claims[0].numbers
+    test = f"test at the end: {0.5778 + away:.4f}"
+    assert explanations(result.figure) == ["training, CPU", "lecture, CPU", test]
 
 
 @pytest.mark.parametrize(
@@ -194,10 +256,14 @@ def test_mini_batch_is_compared_with_the_lecture(test_loss, away, holds, setting
     monkeypatch.setattr(mini_batch, "perform", performed(outcome))
     result = mini_batch.study(settings)
     assert [claim.holds for claim in result.claims] == holds
+    assert f": {away:.4f} (asked for: at most 0.03" in result.claims[0].numbers
     here = result.summary.set_index("epoch")["here"]
     assert here["90/100"] == pytest.approx(0.4282 + away)
     assert here["test loss"] == test_loss
     assert here["test loss of linear regression"] == 0.59
+    assert explanations(result.figure) == ["here", "lecture", "lecture"]
+    bars = {text.get_text() for text in result.figure.axes[1].texts}
+    assert bars == {f"{test_loss:.4f}", "0.5700", "0.5900", "0.6800"}
 
 
 @pytest.mark.parametrize("stops", [True, False])
@@ -217,6 +283,12 @@ def test_early_stopping(stops, settings, monkeypatch):
     assert ("0.0980 with patience 1" if stops else "nothing with patience 1") in below
     assert ("saves 94% of the time" if stops else "does not stop within 100 epochs") in saves
     assert f"{2 if stops else 1} of 2 trainings" in unseen
+    patiences = [*(f"patience {p}" for p in (1, 3, 10)), "patience none, 100 epochs"]
+    kept = "weights of the best epoch: 0.5000"
+    if stops:
+        assert explanations(result.figure) == [*patiences, kept]
+        (axes,) = result.figure.axes
+        assert axes.xaxis.get_major_formatter()(10) == "10"
 
 
 def test_a_band_lies_around_the_median_from_the_lowest_run_to_the_highest():
@@ -230,8 +302,18 @@ def test_a_band_lies_around_the_median_from_the_lowest_run_to_the_highest():
     assert axes.lines[1].get_ydata().tolist() == [4, 5]
 
 
+def test_the_simplest_polynomial_is_a_line_through_two_points():
+    result = polynomial.study(Settings(size="tiny"), degree=1, points=2, noise=0)
+    assert result.table.expected_test_mse.max() < 1e-9
+
+
 def test_the_polynomials_picture_has_the_points_and_both_curves():
     figure = polynomial.study(Settings(size="tiny"), points=5, degree=4).figure
     (axes,) = figure.axes
     curves = {line.get_label(): len(line.get_xdata()) for line in axes.get_lines()}
     assert curves == {"training points": 5, "line": 1000, "degree 4": 1000}
+    assert [text.get_text() for text in axes.get_legend().get_texts()] == [*curves]
+    bottom, top = axes.get_ylim()
+    points = axes.get_lines()[0].get_ydata()
+    assert bottom < min(points) < max(points) < top
+    assert max(points) - min(points) > (top - bottom) / 3

@@ -74,12 +74,45 @@ def in_two_processes(*flags: str | Path) -> None:
     assert result.stdout.count("Summary") == 1
 
 
-@pytest.mark.slow
-def test_two_processes_train_like_one(uneven, workplace):
+@pytest.fixture
+def port() -> Iterator[str]:
+    """A port that is this test's alone: below those that the system gives away, and locked."""
+    for number in range(20_000, 30_000):
+        lock = FileLock(Path(gettempdir()) / f"gpa-lightning-test-port-{number}")
+        with suppress(Timeout, OSError), lock.acquire(blocking=False):
+            with socket.socket() as free:
+                free.bind(("127.0.0.1", number))
+            yield str(number)
+            return
+
+
+def on_machines(port: str, *flags: list[str]) -> list[tuple[int, str]]:
+    """Start a process on a machine for each list of flags; return exit codes and error output."""
+    machines = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "GLOO_SOCKET_IFNAME": "lo"}
+    nodes = ["--num_nodes", str(len(flags)), "--devices", "1", "--strategy", "ddp"]
+    processes = [
+        Program(TRAIN, *each, *nodes, env={**os.environ, "NODE_RANK": str(rank), **machines})
+        for rank, each in enumerate(flags)
+    ]
+    try:
+        errors = [process.communicate()[1] for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
+    return [(process.returncode, error) for process, error in zip(processes, errors, strict=True)]
+
+
+def together(port: str, *flags: str | Path, processes: int = 2) -> None:
+    """Train in several processes, each started by itself: faster than Lightning's own way."""
+    commands = [[*map(str, flags)]] * processes
+    assert on_machines(port, *commands) == [(0, "")] * processes
+
+
+def test_two_processes_train_like_one(port, uneven, workplace):
     """With half the batch each; the early stop is decided alike, and comes at the same epoch."""
     flags = ["--data.path", str(uneven), *SMALL, "--early_stopping.patience", "1"]
     flags += ["--model.penalty", "l2", "--model.penalty_weight", "0.001"]
-    in_two_processes(*flags, "--data.batch_size", "50")
+    together(port, *flags, "--data.batch_size", "50")
     assert train([*flags, "--data.batch_size", "100"]) == 0
     assert_same_run(0, 1)
     epochs = len(losses(0, "val_loss"))
@@ -88,37 +121,57 @@ def test_two_processes_train_like_one(uneven, workplace):
 
 
 @pytest.mark.slow
-def test_a_resumed_run_with_dropout_is_bit_identical(uneven, workplace, capsys):
-    """From an epoch's end and from within one; a test takes the rows of the run's own split."""
+def test_three_processes_train_like_one(port, uneven, workplace):
+    flags = ["--data.path", str(uneven), *SMALL, "--max_epochs", "4"]
+    together(port, *flags, "--data.batch_size", "25", processes=3)
+    assert train([*flags, "--data.batch_size", "75"]) == 0
+    assert_same_run(0, 1)
+
+
+@pytest.fixture
+def dropping(uneven: Path) -> list[str]:
+    """Flags of a training of two processes in which chance has a part."""
     flags = ["--data.path", str(uneven), *SMALL, "--data.batch_size", "50"]
-    flags += ["--model.dropout", "0.3"]
-    whole = [*flags, "--seed_everything", "3", "--max_epochs", "3"]
-    in_two_processes(*whole, "--checkpoint.save_top_k=-1")
-    states = checkpoint(0, "best-epoch-1")["random_states"]
+    return [*flags, "--model.dropout", "0.3", "--seed_everything", "3", "--max_epochs", "3"]
+
+
+def assert_same_end(version: int, other: int) -> None:
+    """Assert that two runs of two processes end alike, to the last bit."""
+    before, after = checkpoint(version), checkpoint(other)
+    for name, weight in before["state_dict"].items():
+        assert torch.equal(weight, after["state_dict"][name]), name
+    for ours, theirs in zip(before["random_states"], after["random_states"], strict=True):
+        assert torch.equal(ours["torch"], theirs["torch"])
+
+
+def test_two_processes_go_on_from_within_an_epoch_bit_for_bit(port, dropping, workplace, capsys):
+    together(port, *dropping)
+    states = checkpoint(0)["random_states"]
     assert not torch.equal(states[0]["torch"], states[1]["torch"])
-    before = checkpoint(0)
-
-    in_two_processes(*whole, "--trainer.max_steps", "7")
-    stopped = run_folder(1) / "checkpoints/last.ckpt"
-    assert train([*flags, "--data.batch_size", "100", "--ckpt_path", str(stopped)]) == 2
+    together(port, *dropping, "--trainer.max_steps", "7")
+    assert train([*dropping, "--data.batch_size", "100", "--ckpt_path", "last"]) == 2
     assert "taken within an epoch, with 2 processes" in capsys.readouterr().err
-    in_two_processes(*whole, "--ckpt_path", "last")
+    together(port, *dropping, "--ckpt_path", "last")
     assert set(losses(0, "train_loss")) == set(losses(1, "train_loss"))
+    assert_same_end(0, 1)
 
-    (run_folder() / "checkpoints/last.ckpt").unlink()
-    in_two_processes(*whole, "--ckpt_path", run_folder() / "checkpoints/best-epoch-1.ckpt")
-    for after in (checkpoint(0), checkpoint(1)):
-        for name, weight in before["state_dict"].items():
-            assert torch.equal(weight, after["state_dict"][name]), name
-        for ours, theirs in zip(before["random_states"], after["random_states"], strict=True):
-            assert torch.equal(ours["torch"], theirs["torch"])
 
-    arguments = ["test", "--data.path", str(uneven), "--ckpt_path", str(stopped)]
+@pytest.mark.slow
+def test_two_processes_go_on_from_an_epochs_end_and_test(port, dropping, uneven, workplace, capsys):
+    """Bit for bit; and a test takes the rows of the run's own split."""
+    together(port, *dropping)
+    together(port, *dropping, "--checkpoint.save_top_k=-1")
+    (run_folder(1) / "checkpoints/last.ckpt").unlink()
+    together(port, *dropping, "--ckpt_path", run_folder(1) / "checkpoints/best-epoch-1.ckpt")
+    assert_same_end(0, 1)
+
+    last = run_folder(0) / "checkpoints/last.ckpt"
+    arguments = ["test", "--data.path", str(uneven), "--ckpt_path", str(last)]
     devices = ["--trainer.accelerator", "cpu", "--trainer.devices", "2"]
-    together = run("-m", "gpa_lightning", *arguments, *devices, env=ENVIRONMENT).stdout
+    in_two = run("-m", "gpa_lightning", *arguments, *devices, env=ENVIRONMENT).stdout
     assert main(arguments) == 0
     single = capsys.readouterr().out
-    results = [re.search(r"test_loss.*?([\d.]+)", each)[1] for each in (together, single)]
+    results = [re.search(r"test_loss.*?([\d.]+)", each)[1] for each in (in_two, single)]
     assert results[0][:6] == results[1][:6]
 
 
@@ -166,41 +219,13 @@ def started(flags: list[str], *options: str) -> subprocess.Popen:
     return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
 
 
-@pytest.fixture
-def port() -> Iterator[str]:
-    """A port that is this test's alone: below those that the system gives away, and locked."""
-    for number in range(20_000, 30_000):
-        lock = FileLock(Path(gettempdir()) / f"gpa-lightning-test-port-{number}")
-        with suppress(Timeout, OSError), lock.acquire(blocking=False):
-            with socket.socket() as free:
-                free.bind(("127.0.0.1", number))
-            yield str(number)
-            return
-
-
-def on_two_machines(port: str, flags: list[str], other_flags: list[str]) -> list[tuple[int, str]]:
-    """Start a process on each of two machines; return their exit codes and error output."""
-    machines = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "GLOO_SOCKET_IFNAME": "lo"}
-    two = ["--num_nodes", "2", "--devices", "1", "--strategy", "ddp"]
-    processes = [
-        Program(TRAIN, *each, *two, env={**os.environ, "NODE_RANK": str(rank), **machines})
-        for rank, each in enumerate([flags, other_flags])
-    ]
-    try:
-        errors = [process.communicate()[1] for process in processes]
-    finally:
-        for process in processes:
-            process.kill()
-    return [(process.returncode, error) for process, error in zip(processes, errors, strict=True)]
-
-
 @pytest.mark.slow
 def test_two_machines_take_one_full_batch_in_pieces(port, tmp_path, workplace):
     """Of 7,903 rows, and validate on 4,097: one process has a batch more of them than the other."""
     table = made_table(tmp_path / "large.csv", 15_000)
     flags = ["--data.path", str(table), *SMALL, "--data.batch_size", "full", "--max_epochs", "4"]
     flags += ["--data.val_size", "0.3414166"]
-    assert on_two_machines(port, flags, flags) == [(0, ""), (0, "")]
+    assert on_machines(port, flags, flags) == [(0, ""), (0, "")]
     assert train(flags) == 0
     assert_same_run(0, 1)
     assert losses(0, "train_loss")[-1][0] == 3
@@ -247,11 +272,10 @@ def test_sigterm_ends_all_processes(uneven, workplace):
         assert "Traceback" not in errors
 
 
-@pytest.mark.long
 def test_processes_that_see_different_tables_refuse_to_train(port, uneven, tmp_path, workplace):
     other = made_table(tmp_path / "other.csv", 600)
     mine, others = (["--data.path", str(path), *SMALL] for path in (uneven, other))
-    outcomes = on_two_machines(port, mine, others)
+    outcomes = on_machines(port, mine, others)
     assert [code for code, _ in outcomes] == [2, 2]
     for _, error in outcomes:
         assert error.startswith("error: process 1 differs from process 0 in the table")

@@ -50,7 +50,6 @@ def trained(table, tmp_path_factory):
     return get
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("edit", EDITS)
 def test_an_edit_takes_effect(edit, trained):
     fast, plain = trained(edit)

@@ -75,6 +75,21 @@ def test_the_step_is_named_exactly_where_each_loss_is_looked_at(table):
     assert f"the training loss is not finite at epoch {first // 14}, step {first} (" in message
 
 
+class FailsAtStep8(GPARegressor):
+    def training_step(self, batch, batch_idx):
+        return super().training_step(batch, batch_idx) * (
+            float("nan") if self.trainer.global_step == 8 else 1
+        )
+
+
+def test_the_step_is_named_where_a_run_goes_on_within_an_epoch(table, tmp_path):
+    data = GPADataModule(path=str(table), batch_size=25)
+    path = tmp_path / "step-5.ckpt"
+    fit(FailsAtStep8(hidden_sizes=(8,)), data, max_steps=5).save_checkpoint(path)
+    message = error_of(FailsAtStep8(hidden_sizes=(8,)), table, ckpt_path=path)
+    assert "the training loss is not finite at epoch 0, step 8 (" in message
+
+
 def test_accumulated_batches_are_one_step(table):
     torch.manual_seed(0)
     model = NotesLosses(hidden_sizes=(16, 8, 8), learning_rate=1e9)

@@ -2,13 +2,13 @@ from pathlib import Path
 
 import pytest
 from lightning.pytorch.callbacks import ModelCheckpoint
-from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.loggers import Logger, TensorBoardLogger
 from matplotlib.image import imread
 from runs import fit
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from gpa_lightning import GPADataModule, GPARegressor
-from gpa_lightning.callbacks import HyperparameterTable, LossCurves
+from gpa_lightning.callbacks import EpochTensorBoardLogger, HyperparameterTable, LossCurves
 from gpa_lightning.callbacks.loss_curves import readable_range
 
 
@@ -28,6 +28,50 @@ def test_loss_curves_are_those_that_were_logged(data, tmp_path):
     picture = imread(Path(trainer.log_dir) / "loss_curves.png")
     assert picture.shape[1] > picture.shape[0] > 300
     assert picture[..., :3].std() > 0.01
+
+
+def test_the_picture_is_beside_the_curves_of_its_logger(data, tmp_path):
+    logger = TensorBoardLogger(tmp_path, name="gpa", version="mine", sub_dir="curves")
+    fit(GPARegressor(hidden_sizes=(8,)), data, LossCurves(), logger=logger)
+    (picture,) = tmp_path.rglob("loss_curves.png")
+    assert picture.parent == tmp_path / "gpa" / "mine" / "curves"
+    assert list(picture.parent.glob("events.out.tfevents.*"))
+
+
+def test_a_loss_that_comes_without_an_epoch_is_logged_by_steps_alone(tmp_path):
+    logger = EpochTensorBoardLogger(tmp_path)
+    logger.log_metrics({"val_loss": 0.5}, step=3)
+    logger.save()
+    curves = EventAccumulator(logger.log_dir).Reload()
+    (point,) = (each for tag in curves.Tags()["scalars"] for each in curves.Scalars(tag))
+    assert (point.step, point.value) == (3, 0.5)
+    assert list(Path(logger.log_dir).glob("*/events*")) == []
+
+
+class Notes(Logger):
+    """A logger as other projects have it."""
+
+    name, version = "notes", None
+
+    def __init__(self, version):
+        self.version = version
+
+    def log_metrics(self, metrics, step=None):
+        pass
+
+    def log_hyperparams(self, params):
+        pass
+
+
+@pytest.mark.parametrize(("version", "folder"), [(3, "version_3"), ("third", "third")])
+def test_beside_another_projects_logger_it_is_beside_the_checkpoints(
+    data, tmp_path, version, folder
+):
+    flags = {"default_root_dir": tmp_path, "logger": Notes(version), "enable_checkpointing": True}
+    fit(GPARegressor(hidden_sizes=(8,)), data, LossCurves(), **flags)
+    (picture,) = tmp_path.rglob("loss_curves.png")
+    assert picture.parent == tmp_path / "notes" / folder
+    assert list(picture.parent.glob("checkpoints/*.ckpt"))
 
 
 def test_of_several_validations_in_an_epoch_the_curve_has_the_last(data):

@@ -127,6 +127,14 @@ class TestOverfittingMonitor:
         assert resumed.history[:2] == whole.history
         assert [each.epoch for each in resumed.history] == [1, 2, 3]
 
+    def test_a_model_that_logs_no_validation_loss_is_refused(self, data):
+        class Silent(GPARegressor):
+            def validation_step(self, batch, batch_idx):
+                pass
+
+        with pytest.raises(MisconfigurationException, match="needs a model that logs val_loss"):
+            fit(Silent(hidden_sizes=(4,)), data, OverfittingMonitor())
+
     def test_other_loaders_are_refused(self, data):
         data.setup()
         batches = DataLoader([tuple(data.dataset("training").tensors)], batch_size=None)

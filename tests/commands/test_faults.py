@@ -75,7 +75,6 @@ def goes_on(table: Path) -> None:
     assert torch.load(LAST, weights_only=True)["epoch"] == epoch + 1
 
 
-@pytest.mark.slow
 def test_a_disk_that_fills_up(disk, table):
     folder = disk("2m")
     process = started(table)
@@ -105,7 +104,6 @@ def test_a_disk_that_turns_read_only(disk, table):
     goes_on(table)
 
 
-@pytest.mark.slow
 def test_a_folder_that_vanishes(table, workplace):
     process = started(table)
     while torch.load(LAST, weights_only=True)["epoch"] < 3:

@@ -24,9 +24,7 @@ class Slow(Callback):
 SMALL = ("--model.hidden_sizes", "[16,8]", "--model.dropout", "0.2", "--early_stopping", "null")
 
 
-@pytest.mark.parametrize(
-    "by", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)]
-)
+@pytest.mark.parametrize("by", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupted_run_can_go_on(by, table, workplace):
     flags = ["--data.path", str(table), *SMALL]
     process = Program(PROJECT / "scripts/train.py", *flags, "--max_epochs", "100000")
@@ -44,7 +42,6 @@ def test_an_interrupted_run_can_go_on(by, table, workplace):
     assert torch.load(last, weights_only=True)["epoch"] == epoch + 2
 
 
-@pytest.mark.slow
 def test_a_second_ctrl_c_ends_at_once(table, workplace, monkeypatch):
     (workplace / "slow.py").write_text(SLOW)
     flags = ["--data.path", str(table), *SMALL, "--trainer.callbacks+=slow.Slow"]

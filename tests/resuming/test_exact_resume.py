@@ -14,7 +14,7 @@ from torch.optim.lr_scheduler import CosineAnnealingLR, LinearLR, SequentialLR
 
 from gpa_lightning import GPADataModule, GPARegressor
 from gpa_lightning.commands.train import train
-from gpa_lightning.resuming import WholeCheckpoints
+from gpa_lightning.resuming import BestAndLastCheckpoint, WholeCheckpoints
 from gpa_lightning.resuming.checkpoint import CheckpointError
 from gpa_lightning.resuming.whole_file import OutputError
 
@@ -55,6 +55,22 @@ def test_checkpoints_are_whole_unless_another_way_is_asked_for(plugins, table):
     data = GPADataModule(path=str(table))
     trainer = fit(GPARegressor(hidden_sizes=(4,)), data, epochs=1, plugins=plugins)
     assert isinstance(trainer.strategy.checkpoint_io, WholeCheckpoints) == (plugins is None)
+
+
+def test_where_files_cannot_have_two_names_the_last_is_a_copy_of_the_best(
+    table, tmp_path, monkeypatch
+):
+    def refuse(*_: object) -> None:
+        raise OSError
+
+    monkeypatch.setattr(Path, "hardlink_to", refuse)
+    torch.manual_seed(0)
+    keeping = BestAndLastCheckpoint(tmp_path, "best", "val_loss", save_last=True)
+    flags = {"epochs": 3, "enable_checkpointing": True}  # each of which improves
+    fit(GPARegressor(hidden_sizes=(4,)), GPADataModule(path=str(table)), keeping, **flags)
+    best, last = (Path(path) for path in (keeping.best_model_path, keeping.last_model_path))
+    assert best.read_bytes() == last.read_bytes() > b""
+    assert not best.samefile(last)
 
 
 def test_a_checkpoint_of_an_earlier_version_is_gone_on_from(data):

@@ -111,6 +111,9 @@ KINDS = {
 }
 
 
+QUICK = ("dropout", "own metrics", "schedule by steps", "plateau")
+
+
 def same_end(whole: list, resumed: list) -> bool:
     assert whole[0] == resumed[0]
     assert_equal_weights(whole[1], resumed[1])
@@ -123,10 +126,7 @@ def same_end(whole: list, resumed: list) -> bool:
 
 @pytest.mark.parametrize(
     "kind",
-    [
-        pytest.param(kind, marks=[] if kind in ("dropout", "own metrics") else pytest.mark.slow)
-        for kind in KINDS
-    ],
+    [pytest.param(kind, marks=[] if kind in QUICK else pytest.mark.slow) for kind in KINDS],
 )
 def test_a_run_goes_on_from_any_batch(kind, table, tmp_path):
     model, flags = KINDS[kind]

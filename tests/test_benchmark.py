@@ -1,3 +1,4 @@
+import time
 from collections import defaultdict
 from dataclasses import replace
 from importlib.util import find_spec
@@ -100,7 +101,6 @@ def test_two_contenders_take_the_same_steps(identical_students, tmp_path):
     assert [path.name for path in tmp_path.iterdir() if path != identical_students] == ["report"]
 
 
-@pytest.mark.slow
 def test_all_contenders_take_the_same_steps(identical_students, in_this_process, tmp_path):
     flags = ["--threads=1", "--epochs=2", "--rounds=1", f"--data.path={identical_students}"]
     report = tmp_path / "report"
@@ -125,7 +125,6 @@ def test_full_batch_contenders_take_the_same_steps(twin, in_this_process, tmp_pa
     assert_close(mses)
 
 
-@pytest.mark.slow
 def test_cost_is_measured_over_rows_and_batch_sizes(in_this_process, tmp_path):
     flags = ["--mode=scaling", "--threads=1", "--epochs=1", "--max_rows=300"]
     assert main([*flags, "--batch_sizes", "150", "full", f"--output={tmp_path}"]) == 0
@@ -178,7 +177,12 @@ def test_how_restless_the_machine_was_is_said(monkeypatch, tmp_path):
         }
         monkeypatch.setattr(contest, "run_rounds", lambda *_: outcomes)
         report = hold_contest(TASK, ["this-project", "lecture"], 3, "a table", SILENT)
-        assert " machine: twice" in report.chart.axes[0].get_title()
+        (axes,) = report.chart.axes
+        assert " machine: twice" in axes.get_title()
+        names = [label.get_text() for label in axes.get_yticklabels()]
+        assert names == ["this project", "the lecture's loop"]
+        assert [bar.get_width() for bar in axes.patches] == [1.0, 2.0]
+        assert report.chart.get_figwidth() <= 8
         report.save(tmp_path)
         return report.page
 
@@ -201,6 +205,7 @@ def test_the_report_fits_into_eighty_columns(monkeypatch, capsys, twin, tmp_path
     monkeypatch.setattr(contest, "find_spec", lambda package: package)
     monkeypatch.setenv("COLUMNS", "80")
     assert main([f"--data.path={twin}", f"--output={tmp_path}"]) == 0
+    assert len(imread(tmp_path / "benchmark.png")) > 40 * len(CONTENDERS)  # of the names' bars
     printed = capsys.readouterr().out
     assert "…" not in printed
     for title in (contender.title for contender in CONTENDERS.values()):
@@ -219,14 +224,20 @@ def test_full_batch_mode_has_its_own_contenders_and_batches(twin, monkeypatch, t
     assert main(["--mode=full-batch", f"--data.path={twin}", f"--output={tmp_path}"]) == 0
     assert tasks.keys() == {"this-project", "lecture", *BESIDES}
     assert {task.data["batch_size"] for task in tasks.values()} == {"full"}
+    rows = "3,000 rows: 1,920 training, 480 validation, 600 test"
+    assert rows in (tmp_path / "benchmark.md").read_text(encoding="utf-8")
 
 
 def test_the_memory_of_the_imports_is_not_the_trainings(monkeypatch):
     monkeypatch.setattr("gpa_lightning.benchmark.task._memory", {"VmRSS": 300, "VmHWM": 1000}.get)
     meter = Meter()
     meter.imported()
+    before = time.perf_counter()
     meter.start()
-    assert meter.result(0.5).memory == 700
+    meter.epoch_ended()
+    measured = meter.result(0.5)
+    assert measured.memory == 700
+    assert 0 < measured.epoch_seconds[0] < time.perf_counter() - before
 
 
 def test_growth_is_that_of_a_row(monkeypatch, tmp_path):
@@ -238,13 +249,19 @@ def test_growth_is_that_of_a_row(monkeypatch, tmp_path):
         return costs
 
     monkeypatch.setattr(scaling, "run_rounds", run_rounds)
-    measure_scaling(replace(TASK, folder=str(tmp_path)), 200_000, [32, "full"], 1, SILENT).save(
-        tmp_path
-    )
+    task = replace(TASK, folder=str(tmp_path))
+    report = measure_scaling(task, 200_000, [32, "full"], 1, SILENT)
+    report.save(tmp_path)
     measured = tables(tmp_path)
     assert measured["10,000"] == ["0.020", "2.00", "51", "", "1.00"]
     assert measured["200,000"] == ["0.400", "2.00", "75", "44", "1.00"]
     assert measured["full"] == ["0.200", "2.00", "62"]
+    *times, by_rows, by_batch_size = report.chart.axes
+    for axes in times:
+        bottom, top = axes.get_ylim()
+        assert 0 == bottom < min(axes.lines[0].get_ydata()) < top
+    assert list(by_rows.lines[0].get_ydata()) == pytest.approx([51.24, 62.4, 74.8])
+    assert list(by_batch_size.lines[0].get_ydata()) == pytest.approx([62.4] * 2)
 
 
 def test_what_runs_on_the_cpu_alone_is_skipped_on_a_gpu():

@@ -341,6 +341,15 @@ class TestMistakes:
                 ["--seeds 2"],
                 'setting "--seeds 2": --seeds is for all settings, and goes behind them',
             ),
+            (
+                ["", "--ckpt_path best"],
+                'setting "--ckpt_path best": --ckpt_path: each run starts anew; leave it out',
+            ),
+            (
+                ["", "--checkpoint.dirpath x"],
+                'setting "--checkpoint.dirpath x": --checkpoint.dirpath: each run has its own; '
+                "leave it out",
+            ),
             (["", "--seeds", "x"], "--seeds takes a whole number above 0, not x"),
             (["", "--n_jobs", "-2"], "--n_jobs takes -1 or a whole number above 0, not -2"),
             (["", "--output"], "--output needs a value"),
@@ -558,6 +567,11 @@ class TestEffects:
             ("--trainer.log_every_n_steps -1", "--trainer.log_every_n_steps must not be negative"),
             ("--trainer.profiler xla", "--trainer.profiler xla needs torch_xla, which is not inst"),
             ("--name a/b", "--name a/b: names one folder, without a slash"),
+            ("--penalty l2 --penalty_weight -1", "--penalty_weight must not be negative, got -1.0"),
+            (
+                "--trainer.logger Logger",
+                "--trainer.logger Logger: that class is abstract; name one that is derived from it",
+            ),
             (
                 "--stop_on_divergence.check_every_n_steps 0",
                 "StopOnDivergence: check_every_n_steps must be at least 1, got 0",
@@ -593,6 +607,14 @@ class TestEffects:
         name, algorithm = sorted(capsys.readouterr().err.splitlines())
         assert name == "warning: --name x changes nothing: no logger makes a folder of that name"
         assert algorithm.endswith("norm changes nothing without --trainer.gradient_clip_val")
+
+    def test_a_name_for_a_run_that_has_one(self, small, capsys):
+        assert train([*small, "--name", "x", "--trainer.logger.version", "mine"]) == 0
+        warning = "warning: --name x changes nothing"
+        assert capsys.readouterr().err == f"{warning} beside --trainer.logger.version\n"
+        assert train([*small, "--name", "x", "--ckpt_path", "last", "--max_epochs", "2"]) == 0
+        assert capsys.readouterr().err == f"{warning}: the run goes on in mine\n"
+        assert [path.name for path in Path("lightning_logs").iterdir()] == ["mine"]
 
     def test_flags_of_the_trainer_that_are_idle_here(self, small, capsys):
         flags = "--trainer.limit_train_batches 0 --trainer.limit_predict_batches 1 --penalty l2"
@@ -742,6 +764,13 @@ class TestSummary:
         swa = ("--trainer.callbacks+=StochasticWeightAveraging", "--trainer.callbacks.swa_lrs=0.1")
         lines = dict(summary(*swa, "--patience", "1", "--learning_rate", "1", "--max_epochs", "50"))
         assert lines["averaged weights"].startswith("none: from epoch 39 to epoch 49 they would")
+
+    def test_an_average_that_never_ended(self, summary):
+        swa = ("--trainer.callbacks+=StochasticWeightAveraging", "--trainer.callbacks.swa_lrs=0.1")
+        flags = "--trainer.callbacks.swa_epoch_start=1 --max_epochs 6 --trainer.max_steps 12"
+        lines = summary(*swa, *flags.split())  # the third of six epochs
+        assert dict(lines)["averaged weights"].startswith("none: from epoch 0 to epoch 5 they wou")
+        assert len([label for label, _ in lines if label == "test MSE"]) == 1
 
     def test_averaged_weights_that_are_kept_all_along(self, summary):
         ema = ("--trainer.callbacks+=EMAWeightAveraging", "--trainer.callbacks.decay=0.9")

@@ -283,6 +283,13 @@ def test_a_workbook_is_read_as_the_csv_that_it_would_be_saved_as(caplog):
         load_table("file", "wages.xlsx")
 
 
+def test_a_workbook_with_large_pictures_is_no_bomb():
+    pd.DataFrame({"a": [1, 2, 3], "b": [2, 4, 6]}).to_excel("wages.xlsx", index=False)
+    with zipfile.ZipFile("wages.xlsx", "a") as archive:
+        archive.writestr("xl/media/picture.png", np.random.default_rng(0).bytes(2**26))
+    assert load_table("file", "wages.xlsx").target.tolist() == [2, 4, 6]
+
+
 def test_a_workbook_without_its_reader_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "openpyxl", None)
     with zipfile.ZipFile("wages.xlsx", "w") as archive:
@@ -449,6 +456,13 @@ def test_names_of_folders_that_are_text_are_refused_or_dropped(folder):
         next(folder.glob("year=[!2]*")).rename(folder / f"year={number}")
         with pytest.raises(DataError, match=f"column 'year': holds text \\('{number}'\\), not num"):
             load_table("file", "wages")
+
+
+def test_a_missing_value_in_a_folders_name(folder):
+    (folder / "year=2021").rename(folder / "year=__HIVE_DEFAULT_PARTITION__")
+    with pytest.raises(DataError, match="column 'year': a value is missing, as in 3 of 6 rows"):
+        load_table("file", "wages")
+    assert load_table("file", "wages", Selection(missing="drop")).target.tolist() == [10, 20, 15]
 
 
 def test_what_a_folder_holds_besides_and_how_its_files_differ_is_told(caplog):

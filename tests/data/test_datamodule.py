@@ -6,9 +6,10 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from runs import fit
 from sklearn.preprocessing import StandardScaler
 
-from gpa_lightning import GPADataModule
+from gpa_lightning import GPADataModule, GPARegressor
 from gpa_lightning.data.table import FEATURES, DataError
 
 
@@ -206,3 +207,9 @@ def test_any_features_are_scaled_as_scikit_learn_does_it(scratch, features):
         np.testing.assert_array_equal(
             data.standardise(np.array(features)[row_numbers(data, name)]).numpy(), found
         )
+
+
+def test_a_network_of_another_number_of_inputs_is_refused_with_the_right_one(table):
+    model, data = GPARegressor(in_features=4, hidden_sizes=(2,)), GPADataModule(path=str(table))
+    with pytest.raises(DataError, match=r"9 feature .*GPARegressor\(in_features=9\)"):
+        fit(model, data)

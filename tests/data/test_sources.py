@@ -32,6 +32,7 @@ from gpa_lightning.data.sources import (
     load_table,
     read_scores,
 )
+from gpa_lightning.data.streaming import fits_into_memory
 from gpa_lightning.data.table import LARGEST
 
 REAL = os.environ.get("GPA_CSV")
@@ -390,6 +391,7 @@ BOTH = {  # wrong for training and for predicting
     "one number": ("5", "line 1: holds 1 numbers and not the columns' names"),
     "ten thousand unnamed columns": (",".join("1" * 10_000), "line 1: holds 10000 numbers"),
     "ten thousand empty names": ("," * 9_999, "line 1: column 2 of 10000 has no name"),
+    "a long cell": (with_cell(4, "1" * 200_000), "line 4: field larger than field limit"),
     "a long line": ("1" * (5 * 2**20), "line 1: is not CSV: field larger than field limit"),
 }
 
@@ -607,6 +609,9 @@ def test_parquet_that_unpacks_to_gigabytes_is_refused(tmp_path: Path) -> None:
     pa.parquet.write_table(pa.table({name: np.zeros(10**7) for name in "ab"}), path)
     assert path.stat().st_size < 10**6
     refused(load, path, "unpacks to 160,000,000 bytes; save it as .csv")
+    values = np.random.default_rng(0).random(2**22 + 1)  # of which compression makes little less
+    pa.parquet.write_table(pa.table(dict.fromkeys("ab", values)), path)
+    assert fits_into_memory(path, "GPA.parquet")
 
 
 # Tables to predict from

@@ -30,6 +30,7 @@ from gpa_lightning import GPADataModule, GPARegressor
 from gpa_lightning.commands.train import train
 from gpa_lightning.data import file_lock, split
 from gpa_lightning.data.csv_file import CsvFile
+from gpa_lightning.data.streaming import StreamedTable
 from gpa_lightning.data.table import DataError
 from gpa_lightning.data.twin import synthetic_twin
 
@@ -513,3 +514,21 @@ def test_fifty_million_rows_are_trained_on_in_less_than_a_gigabyte(workplace):
     assert f"{parts * 640_000:,} training, {parts * 160_000:,} validation" in output
     assert 0 < peak < 1e9
     print(f"{parts} million rows: {peak:,} bytes resident at most")
+
+
+@pytest.mark.parametrize("rows", [100, 300])
+def test_a_table_that_changes_while_it_is_read_is_noticed(rows, tables, monkeypatch):
+    path = tables["parquet"]
+    frame = pd.read_parquet(path)
+    frame[:200].to_parquet(path, index=False)
+    count = StreamedTable._count_rows
+
+    def count_and_change(table):
+        found = count(table)
+        frame[:rows].to_parquet(path, index=False)
+        return found
+
+    monkeypatch.setattr(StreamedTable, "_count_rows", count_and_change)
+    with pytest.raises(DataError, match="was changed while it was read"):
+        streamed(path)
+    assert entries() == []

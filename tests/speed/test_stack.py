@@ -151,6 +151,12 @@ def with_bias_left_out(modules):
     modules.fc1 = nn.Linear(9, 64, bias=False)
 
 
+def with_every_unit_dropped(modules):
+    output = modules.pop(-1)
+    modules.append(nn.Dropout(1))
+    modules.append(output)
+
+
 CHANGES = {
     "tanh": lambda m: setattr(m, "relu1", nn.Tanh()),
     "batch norm": lambda m: setattr(m, "relu1", nn.BatchNorm1d(64)),
@@ -167,6 +173,7 @@ CHANGES = {
     "double precision": lambda m: m.double(),
     "no output layer": lambda m: m.pop(-1),
     "a ReLU at the end": lambda m: m.append(nn.ReLU()),
+    "dropout of everything": with_every_unit_dropped,
     "layers within layers": lambda m: setattr(m, "relu1", nn.Sequential(nn.ReLU())),
 }
 

@@ -13,6 +13,7 @@ import pytest
 import torch
 import yaml
 from matplotlib.image import imread
+from pictures import explanations
 from processes import HANGS, PROJECT, until
 from scipy import stats
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -107,6 +108,16 @@ class TestSettings:
             means = [(epoch, (both[0][epoch] + both[1][epoch]) / 2) for epoch in both[0]]
             assert points == [(epoch, pytest.approx(mean)) for epoch, mean in means]
 
+    def test_a_table_that_changes_meanwhile_is_noticed(self, small, no_figure, tmp_path, capsys):
+        table = Path("students.csv")
+        table.write_bytes(Path(small[1]).read_bytes())
+        body = f"Path({str(table.absolute())!r}).write_text('a,b\\n' + '1,2\\n2,1\\n' * 20)"
+        Path("mine.py").write_text("from pathlib import Path\n" + CALLBACK.format(body=body))
+        settings = ["--trainer.callbacks+=mine.Mine", ""]
+        assert main([*settings, "--seeds", "1", "--data.path", str(table), *small[2:]]) == 0
+        output = " ".join(capsys.readouterr().out.split())
+        assert "students.csv: has changed meanwhile" in output
+
     def test_a_run_is_that_of_train(self, small, no_figure):
         flags = ["--model.dropout", "0.3", "--lr_scheduler", "CosineAnnealingLR"]
         flags += ["--lr_scheduler.T_max", "3", "--trainer.callbacks+=LearningRateMonitor"]
@@ -132,6 +143,8 @@ class TestSettings:
         assert all(f"{loss:.4f}" in output for loss in comparison.runs.test_loss)
         with pytest.raises(ArgumentError, match="no_such_flag"):
             compare.compare(["--no_such_flag 1"], small)
+        with pytest.raises(ArgumentError, match="give settings"):
+            compare.compare([], small)
 
     def test_a_recipes_seed_gives_way_and_its_test_set_is_told(self, small, no_figure, capsys):
         recipe = "--config lecture-full-batch --max_epochs 1"
@@ -309,6 +322,17 @@ class TestDifference:
         difference = table["difference to a"]["b"]
         assert difference == f"{(b - a).mean():+.4f} ({low:+.4f} to {high:+.4f})"
         assert table["test loss"]["b"] == f"{b.mean():.4f} ± {b.std(ddof=1):.4f}"
+
+    def test_the_figure(self):
+        training, validation = (0.9, 0.7, 0.6, 0.5, 0.45), (0.9, 0.72, 0.7, 0.71, 0.73)
+        curves = {"training_curve": [*enumerate(training)]}
+        curves["validation_curve"] = [*enumerate(validation)]
+        outcomes = [outcome(seed, 0.6, **curves) for seed in range(2)]
+        figure = Comparison({"a": outcomes, "b": outcomes}, {}).figure()
+        assert explanations(figure) == ["a", "b", "training", "validation"]
+        both, closer = ([tuple(line.get_ydata()) for line in axes.lines] for axes in figure.axes)
+        assert both == [training, validation] * 2
+        assert closer == [validation] * 2
 
     def test_a_synthetic_table_cannot_be_mistaken(self):
         (note,) = Comparison({"a": [outcome(0, 1.0)]}, {}).notes

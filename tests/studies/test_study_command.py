@@ -15,8 +15,10 @@ from matplotlib.image import imread
 from processes import PROJECT, Program
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from gpa_lightning.commands.study import main
+from gpa_lightning.commands.study import main, study_parser
+from gpa_lightning.data.table import DataError
 from gpa_lightning.studies import STUDIES, Result, Settings, mini_batch
+from gpa_lightning.studies.runs import Outcome, Run, perform
 
 NAMES = list(STUDIES)
 
@@ -35,6 +37,7 @@ def test_what_a_study_leaves_behind(everything, table, name):
     assert picture[..., :3].std() > 0.01
     assert "<svg" in (folder / "figure.svg").read_text()
     numbers = pd.read_csv(folder / "results.csv")
+    assert not numbers.columns.str.startswith("Unnamed").any()
     losses = [column for column in numbers if "loss" in column or "mse" in column]
     assert losses
     assert (numbers[losses].min() >= 0).all()
@@ -111,6 +114,16 @@ def test_a_quick_look_takes_a_sample_of_a_large_table(tmp_path):
     assert run.key(settings) != run.key(whole)  # or the one would be taken for the other
 
 
+def test_a_table_that_changes_between_the_runs_is_refused(table, tmp_path):
+    copy = tmp_path / "students.csv"
+    copy.write_bytes(table.read_bytes())
+    settings = Settings({"path": str(copy)})
+    settings.data_module(0)
+    copy.write_text("a,b\n" + "1,2\n2,1\n" * 20)
+    with pytest.raises(DataError, match="is not the table that the study began with"):
+        settings.data_module(1)
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_no_claim_of_a_tiny_version_is_empty(everything, name):
     claims = (everything / name / "report.md").read_text().partition("## Numbers")[0]
@@ -155,6 +168,24 @@ def test_without_noise_there_is_nothing_to_overfit(workplace, capsys):
     output = capsys.readouterr().out
     assert "does not hold: The model will have significant error" in output
     assert "holds: We can't overfit this data using a line!" in output
+
+
+def count_threads(settings: Settings, folder: Path, seed: int) -> Outcome:
+    return {"threads": torch.get_num_threads()}
+
+
+def test_runs_one_after_another_have_all_threads(table, tmp_path):
+    settings, threads = Settings({"path": str(table)}, output=tmp_path), torch.get_num_threads()
+    (outcome,) = perform("threads", [Run("one", count_threads, {"seed": 0})], settings)
+    assert outcome["threads"] == threads
+
+
+def test_settings_in_python_are_those_of_the_command_line():
+    flags = study_parser().get_defaults()
+    own = Settings()
+    assert (own.n_jobs, own.dask, own.accelerator) == (flags.n_jobs, flags.dask, flags.accelerator)
+    assert [*own.seeds] == flags.seeds
+    assert str(own.output) == flags.output
 
 
 def test_list_is_in_the_lectures_order(capsys):

@@ -61,7 +61,7 @@ def test_a_notebook_shows_one_line_that_ends_with_the_last_epoch(table, notebook
     assert all(each.update for each in others)
     line = others[-1].data["text/plain"]
     assert line.startswith(last)
-    assert re.search(r" val_loss: \d\.\d{3}  train_loss: \d\.\d{3}\n", line)
+    assert re.search(r" val_loss: \d+\.\d{3}  train_loss: \d+\.\d{3}\n", line)
     assert "v_num" not in line
     assert line.count("\n") == 1
 

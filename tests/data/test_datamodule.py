@@ -209,6 +209,17 @@ def test_any_features_are_scaled_as_scikit_learn_does_it(scratch, features):
         )
 
 
+@pytest.mark.parametrize("name", ["val", "test", "predict"])
+def test_evaluation_takes_each_row_once_in_order(name):
+    data = GPADataModule(source="synthetic")
+    data.setup()
+    batches = [*getattr(data, f"{name}_dataloader")()]
+    rows = data.dataset("validation" if name == "val" else "test").tensors
+    assert len(batches) > 1
+    for batch, whole in zip(zip(*batches, strict=True), rows, strict=True):
+        assert torch.equal(torch.cat(batch), whole)
+
+
 def test_a_network_of_another_number_of_inputs_is_refused_with_the_right_one(table):
     model, data = GPARegressor(in_features=4, hidden_sizes=(2,)), GPADataModule(path=str(table))
     with pytest.raises(DataError, match=r"9 feature .*GPARegressor\(in_features=9\)"):

@@ -118,6 +118,18 @@ class TestSettings:
         output = " ".join(capsys.readouterr().out.split())
         assert "students.csv: has changed meanwhile" in output
 
+    def test_all_runs_have_the_table_that_the_first_has_found(self, small, monkeypatch):
+        given = []
+
+        def perform(name, runs, settings):
+            given.extend(run.arguments["config"]["data"] for run in runs)
+            raise KeyboardInterrupt
+
+        monkeypatch.setattr(compare, "perform", perform)
+        monkeypatch.setenv("GPA_CSV", small[1])
+        assert main(["", "--dropout 0.1", "--seeds", "1", *small[2:]]) == 130
+        assert [(each["source"], each["path"]) for each in given] == [("file", small[1])] * 2
+
     def test_a_run_is_that_of_train(self, small, no_figure):
         flags = ["--model.dropout", "0.3", "--lr_scheduler", "CosineAnnealingLR"]
         flags += ["--lr_scheduler.T_max", "3", "--trainer.callbacks+=LearningRateMonitor"]
@@ -274,6 +286,14 @@ class TestFrom:
         error = capsys.readouterr().err
         assert error.startswith(f"error: --from {run}: outcome.json cannot be read: ")
         assert error.count("\n") == 1
+
+    def test_runs_that_differ_in_their_seed_and_folder_are_of_one_setting(self, small):
+        for seed in "01":
+            flags = ["--seed_everything", seed, "--trainer.default_root_dir", f"seed-{seed}"]
+            assert train([*small, *flags]) == 0
+        assert main(["--from", *map(str, Path().glob("seed-?/lightning_logs/version_0*"))]) == 0
+        assert len({*results().setting}) == 1
+        assert {*results().seed} == {0, 1}
 
     def test_runs_of_other_splits_have_no_test_set_in_common(self, small, no_figure, capsys):
         for number in "34":

@@ -4,12 +4,14 @@ import atexit
 import multiprocessing
 import os
 import runpy
+import shutil
 import subprocess
 import sys
 import time
+import weakref
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from tempfile import TemporaryDirectory
+from tempfile import mkdtemp
 from types import ModuleType
 
 PROJECT = Path(__file__).parents[1]
@@ -34,8 +36,10 @@ class Program:
         self, *args: str | Path, cwd: Path | None = None, env: Mapping[str, str] | None = None
     ) -> None:
         self.args = [str(arg) for arg in args]
-        self._folder = TemporaryDirectory()
-        self._output, self._errors = Path(self._folder.name, "out"), Path(self._folder.name, "err")
+        folder = mkdtemp()
+        # without a warning, which a test that happens to run then would take for its own
+        weakref.finalize(self, shutil.rmtree, folder, ignore_errors=True)
+        self._output, self._errors = Path(folder, "out"), Path(folder, "err")
         environment = dict(os.environ if env is None else env)
         outputs = (str(self._output), str(self._errors))
         self._process = _server.Process(

@@ -376,6 +376,7 @@ class TestMistakes:
         missing = line("--output x")
         assert missing.startswith("--ckpt_path, --")
         assert missing.endswith(" must be given; --help tells how")
+        assert "--output" in line("--ckpt_path x")
 
     def test_their_choices(self, workplace, capsys):
         line = refusal(predict, ["--accelerator", "cpuu"], capsys)

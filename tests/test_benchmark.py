@@ -22,6 +22,7 @@ from gpa_lightning.benchmark.rounds import TaskError, measure, run_rounds
 from gpa_lightning.benchmark.scaling import measure_scaling
 from gpa_lightning.benchmark.task import Measurement, Meter, Task
 from gpa_lightning.data.twin import synthetic_twin
+from gpa_lightning.speed import onednn
 
 SILENT = Console(quiet=True)
 TASK = Task("this-project", 2, "cpu", 1, {"batch_size": 100, "seed": 0}, "")
@@ -139,6 +140,10 @@ def test_the_matrix_products_are_those_of_a_step_of_training():
     with FlopCounterMode(display=False) as counter:
         network(torch.zeros(50, 9)).sum().backward()
     assert sum(each.operations for each in limit.products(50, 9)) == counter.get_total_flops()
+
+
+def test_the_limit_is_that_of_all_libraries_there_are():
+    assert ("oneDNN" in limit.LIBRARIES) == onednn.AVAILABLE
 
 
 def test_each_matrix_product_is_that_of_the_faster_library(twin, monkeypatch):

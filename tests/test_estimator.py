@@ -355,6 +355,16 @@ def test_the_best_loss_need_not_be_the_last(curved):
     assert estimator.best_loss_ == min(estimator.loss_curve_) < estimator.loss_
 
 
+def test_tolerance_is_in_squared_units_of_the_target(curved):
+    settings = {"hidden_layer_sizes": (8,), "max_iter": 5, "random_state": 0}
+    whole = LightningMLPRegressor(**settings, n_iter_no_change=np.inf).fit(*curved)
+    first, second, *_ = whole.loss_curve_
+    for share, counts in ((0.9, True), (1.1, False)):
+        tolerance = {"tol": share * (first - second), "n_iter_no_change": 1}
+        stopped = LightningMLPRegressor(**settings, **tolerance).fit(*curved)
+        assert (stopped.n_iter_ > 2) == counts
+
+
 def test_tolerance_is_in_units_of_the_score_with_early_stopping(curved):
     X, y = curved
     estimator = LightningMLPRegressor(

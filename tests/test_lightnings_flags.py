@@ -117,7 +117,6 @@ class TestFinders:
         assert_trained_alike(model, expected)
         assert list(workplace.iterdir()) == []
 
-    @pytest.mark.slow
     def test_a_batch_size_by_flags(self, data, capsys):
         flags = ["--trainer.callbacks+=BatchSizeFinder", "--trainer.callbacks.max_trials=4"]
         assert train([*data, *flags]) == 0

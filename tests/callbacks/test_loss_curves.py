@@ -3,7 +3,9 @@ from pathlib import Path
 import pytest
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import Logger, TensorBoardLogger
+from matplotlib.figure import Figure
 from matplotlib.image import imread
+from pictures import explanations
 from runs import fit
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -28,6 +30,20 @@ def test_loss_curves_are_those_that_were_logged(data, tmp_path):
     picture = imread(Path(trainer.log_dir) / "loss_curves.png")
     assert picture.shape[1] > picture.shape[0] > 300
     assert picture[..., :3].std() > 0.01
+
+
+def test_the_picture_shows_both_losses_and_the_lowest(data, tmp_path, monkeypatch):
+    figures, save = [], Figure.savefig
+    monkeypatch.setattr(
+        Figure, "savefig", lambda *args, **more: figures.append(save(*args, **more) or args[0])
+    )
+    curves = LossCurves()
+    fit(GPARegressor(hidden_sizes=(8,)), data, curves, epochs=5, logger=TensorBoardLogger(tmp_path))
+    training, validation, lowest = explanations(figures[-1])
+    assert training.startswith("training")
+    assert validation.startswith("validation")
+    epoch, loss = min(curves.validation, key=lambda point: point[1])
+    assert lowest == f"lowest: {loss:.4f}, epoch {epoch}"
 
 
 def test_the_picture_is_beside_the_curves_of_its_logger(data, tmp_path):

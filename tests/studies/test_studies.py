@@ -289,6 +289,7 @@ def test_early_stopping(stops, settings, monkeypatch):
         assert explanations(result.figure) == [*patiences, kept]
         (axes,) = result.figure.axes
         assert axes.xaxis.get_major_formatter()(10) == "10"
+        assert [line.get_xdata()[0] for line in axes.lines[:4]] == [2, 6, 20, 100]
 
 
 def test_a_band_lies_around_the_median_from_the_lowest_run_to_the_highest():

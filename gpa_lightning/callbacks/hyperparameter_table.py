@@ -40,7 +40,7 @@ class HyperparameterTable(Callback):
         facts: dict[str, Any] = {}
         data = getattr(trainer, "datamodule", None)
         if data is not None:
-            provenance = data.state_dict()["provenance"]
+            provenance = data.state_dict().get("provenance", {})  # which the user's own has not
             facts |= {f"data/{name}": value for name, value in provenance.items()}
         if trainer.optimizers:
             facts["optimizer"] = type(trainer.optimizers[0]).__name__

@@ -1,13 +1,15 @@
 from pathlib import Path
 
 import pytest
+from lightning.pytorch import LightningDataModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import Logger, TensorBoardLogger
 from matplotlib.figure import Figure
 from matplotlib.image import imread
 from pictures import explanations
-from runs import fit
+from runs import NOTHING_BESIDE, fit
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 
 from gpa_lightning import GPADataModule, GPARegressor
 from gpa_lightning.callbacks import EpochTensorBoardLogger, HyperparameterTable, LossCurves
@@ -96,6 +98,33 @@ def test_of_several_validations_in_an_epoch_the_curve_has_the_last(data):
     losses = [loss for _, loss in curves.validation]
     assert [epoch for epoch, _ in curves.validation] == [0, 1]
     assert losses[-1] == trainer.callback_metrics["val_loss"].item()
+
+
+class OwnData(LightningDataModule):
+    def __init__(self, data):
+        super().__init__()
+        self.data = data
+        data.setup()
+
+    def train_dataloader(self):
+        return self.data.train_dataloader()
+
+    def val_dataloader(self):
+        return self.data.val_dataloader()
+
+
+@pytest.mark.parametrize("own", [True, False])
+def test_another_projects_data_have_a_row_of_hyperparameters_too(own, data, tmp_path):
+    logger, module = TensorBoardLogger(tmp_path, default_hp_metric=False), OwnData(data)
+    given = {"datamodule": module} if own else {"train_dataloaders": module.train_dataloader()}
+    settings = {**NOTHING_BESIDE, "logger": logger, "callbacks": [HyperparameterTable()]}
+    Trainer(max_epochs=1, **settings).fit(GPARegressor(hidden_sizes=(8,), dropout=0.25), **given)
+    (events,) = Path(logger.log_dir).rglob("events*")
+    found = EventAccumulator(str(events)).Reload().SummaryMetadata("_hparams_/session_start_info")
+    row = HParamsPluginData.FromString(found.plugin_data.content).session_start_info.hparams
+    assert row["dropout"].number_value == 0.25
+    assert row["optimizer"].string_value == "Adam"
+    assert not [name for name in row if name.startswith("data/")]
 
 
 def test_a_test_without_a_checkpoint_is_of_the_last_epoch(data, tmp_path):

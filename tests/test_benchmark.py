@@ -269,6 +269,22 @@ def test_growth_is_that_of_a_row(monkeypatch, tmp_path):
     assert list(by_batch_size.lines[0].get_ydata()) == pytest.approx([62.4] * 2)
 
 
+def test_a_size_that_fails_leaves_the_others(monkeypatch, tmp_path):
+    def run_rounds(tasks, rounds, console):
+        failed = "failed: out of memory"
+        return {
+            name: failed if "100,000 r" in name else [measurement(1.0, 10**8)] for name in tasks
+        }
+
+    monkeypatch.setattr(scaling, "run_rounds", run_rounds)
+    task = replace(TASK, folder=str(tmp_path))
+    measure_scaling(task, 200_000, [32, "full"], 1, SILENT).save(tmp_path)
+    measured = tables(tmp_path)
+    assert measured["100,000"] == ["failed: out of memory", "", "", "", ""]
+    assert measured["200,000"] == ["1.000", "5.00", "100", "", ""]
+    assert measured["full"] == ["failed: out of memory", "", ""]
+
+
 def test_what_runs_on_the_cpu_alone_is_skipped_on_a_gpu():
     assert hindrance("lecture", TASK) is None
     assert hindrance("scikit-learn", replace(TASK, device="cuda")) == "has no GPU support"

@@ -144,7 +144,8 @@ def _chart(
         axes[0, column].plot(names, [c.seconds / p.rows * 1e6 for p, c in known], "k.-")
         axes[1, column].plot(names, [c.memory / 1e6 for _, c in known], "k.-")
         axes[0, column].set_ylim(bottom=0)
-        axes[1, column].set_yscale("log")
+        if known:
+            axes[1, column].set_yscale("log")
         axes[1, column].tick_params(axis="x", rotation=45)
     axes[0, 0].set_ylabel("µs a row and epoch")
     axes[1, 0].set_ylabel("peak memory, MB")

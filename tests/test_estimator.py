@@ -290,6 +290,16 @@ def test_a_warm_start_keeps_the_best_of_all_calls(curved):
     np.testing.assert_array_equal(estimator.predict(X), before)
 
 
+def test_a_warm_start_may_go_on_to_hold_rows_out(curved):
+    estimator = LightningMLPRegressor(**FULL, warm_start=True).fit(*curved)
+    before = len(estimator.loss_curve_)
+    estimator.set_params(early_stopping=True, max_iter=2).fit(*curved)
+    assert len(estimator.validation_scores_) == 2
+    assert estimator.best_validation_score_ == max(estimator.validation_scores_)
+    assert len(estimator.loss_curve_) == before + 2
+    assert estimator.set_params(early_stopping=False).fit(*curved).validation_scores_ is None
+
+
 def test_a_warm_start_that_has_stalled_ends_with_its_first_epoch(curved):
     estimator = LightningMLPRegressor((8,), tol=1e9, n_iter_no_change=3, warm_start=True)
     assert [estimator.fit(*curved).n_iter_ for _ in range(2)] == [4, 1]

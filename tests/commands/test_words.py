@@ -761,6 +761,15 @@ class TestSummary:
         test = data.dataset("test").tensors
         assert evaluation_mse(model.network, *test) == pytest.approx(averaged, abs=1e-4)
 
+    def test_an_average_without_checkpoints(self, summary):
+        swa = ("--trainer.callbacks+=StochasticWeightAveraging", "--trainer.callbacks.swa_lrs=0.1")
+        flags = "--trainer.callbacks.swa_epoch_start=1 --max_epochs 3 --checkpoint null"
+        lines = summary(*swa, *flags.split())
+        assert dict(lines)["averaged weights"] == "in no checkpoint"
+        assert [text[-18:] for label, text in lines if label == "test MSE"][
+            1
+        ] == "(averaged weights)"
+
     def test_an_average_that_never_began(self, summary):
         swa = ("--trainer.callbacks+=StochasticWeightAveraging", "--trainer.callbacks.swa_lrs=0.1")
         lines = dict(summary(*swa, "--patience", "1", "--learning_rate", "1", "--max_epochs", "50"))

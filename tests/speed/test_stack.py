@@ -121,11 +121,12 @@ def test_gradients_only_where_they_are_wanted():
     modules = layers((64, 32))
     for parameter in modules[0].parameters():
         parameter.requires_grad_(False)
+    modules[-1].bias.requires_grad_(False)
     x = torch.randn(50, 9)
     FastForward(modules)(x).sum().backward()
-    frozen, bias, *others = [parameter.grad for parameter in modules.parameters()]
-    assert frozen is bias is None
-    expected = torch.autograd.grad(modules(x).sum(), list(modules.parameters())[2:])
+    frozen, bias, *others, output_bias = [parameter.grad for parameter in modules.parameters()]
+    assert frozen is bias is output_bias is None
+    expected = torch.autograd.grad(modules(x).sum(), list(modules.parameters())[2:-1])
     for ours, usual in zip(others, expected, strict=True):
         assert torch.equal(ours, usual)
 

@@ -102,6 +102,19 @@ def test_overfitting_begins_where_the_test_loss_is_lowest(settings, monkeypatch)
     assert "lowest after 1.0 epochs" in early.numbers
 
 
+def test_overfitting_that_begins_late_is_marked_in_the_whole_training_alone(settings, monkeypatch):
+    evaluations = [[0.5, 1.0, 0.9], [3, 0.9, 0.8], [6, 0.8, 0.7], [9, 0.4, 0.9]]
+    known = performed(lambda **_: {"evaluations": evaluations})
+    monkeypatch.setattr(overfitting_curve, "perform", known)
+    result = overfitting_curve.study(settings)
+    early, whole = (
+        [line.get_label() for line in axes.lines if line.get_label().startswith("lowest")]
+        for axes in result.figure.axes
+    )
+    assert (early, whole) == ([], ["lowest: 0.7000 after 6.0 epochs"])
+    assert not result.claims[1].holds
+
+
 def test_the_weights_that_early_stopping_keeps_are_those_of_the_best_epoch(tmp_path):
     random = np.random.default_rng(0)
     path = tmp_path / "noise.csv"

@@ -261,6 +261,7 @@ def test_growth_is_that_of_a_row(monkeypatch, tmp_path):
     assert measured["10,000"] == ["0.020", "2.00", "51", "", "1.00"]
     assert measured["200,000"] == ["0.400", "2.00", "75", "44", "1.00"]
     assert measured["full"] == ["0.200", "2.00", "62"]
+    assert "how cost grows" in report.chart.get_suptitle()
     *times, by_rows, by_batch_size = report.chart.axes
     for axes in times:
         bottom, top = axes.get_ylim()

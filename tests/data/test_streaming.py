@@ -532,3 +532,10 @@ def test_a_table_that_changes_while_it_is_read_is_noticed(rows, tables, monkeypa
     with pytest.raises(DataError, match="was changed while it was read"):
         streamed(path)
     assert entries() == []
+
+
+def test_how_a_streamed_table_was_read_is_told(table, workplace, caplog):
+    text = table.read_text().replace(",", ";")
+    Path("semicolons.csv").write_text(text)
+    streamed(Path("semicolons.csv"))
+    assert "semicolons.csv: read with semicolons between its columns" in caplog.text
